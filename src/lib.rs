@@ -1,0 +1,7 @@
+//! drave: a replicated log service that speaks Kafka's protocol.
+//!
+//! Start reading at [`node`], which wires everything. A produce request goes
+//! `server::connection` → `protocol` → `handlers::produce` → `partition` →
+//! `drave_raft::Group` → `drave_storage`; docs/ARCHITECTURE.md has the map.
+
+pub mod metadata;

@@ -1,0 +1,2 @@
+//! drave
+fn main() {}
