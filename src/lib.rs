@@ -4,4 +4,5 @@
 //! `server::connection` → `protocol` → `handlers::produce` → `partition` →
 //! `drave_raft::Group` → `drave_storage`; docs/ARCHITECTURE.md has the map.
 
+pub mod config;
 pub mod metadata;
