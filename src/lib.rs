@@ -5,4 +5,8 @@
 //! `drave_raft::Group` → `drave_storage`; docs/ARCHITECTURE.md has the map.
 
 pub mod config;
+pub mod handlers;
+pub mod limits;
 pub mod metadata;
+pub mod protocol;
+pub mod server;

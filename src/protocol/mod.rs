@@ -1,0 +1,9 @@
+//! Bytes to types and back: Kafka's wire protocol.
+//!
+//! Control-plane messages are those of the crate `kafka-protocol`, decoded
+//! behind [`guard`]; Produce, Fetch and the record batch header have a codec of
+//! their own here, because they carry the records and must not copy them.
+
+pub mod fetch;
+pub mod produce;
+pub mod wire;

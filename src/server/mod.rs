@@ -1,0 +1,74 @@
+//! Client sockets: the listener, and connections that read requests ahead and
+//! reply in order.
+//!
+//! What a request means is behind [`Dispatch`]; nothing here knows the broker.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::protocol::StrBytes;
+
+pub mod connection;
+
+pub use connection::Connection;
+
+/// The fields of a request's header that the broker acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestHeader {
+    /// Which API.
+    pub api_key: i16,
+    /// Which version of it.
+    pub api_version: i16,
+    /// Sent back with the reply.
+    pub correlation_id: i32,
+    /// What the client calls itself.
+    pub client_id: Option<StrBytes>,
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Its header.
+    pub header: RequestHeader,
+    /// Its body: a slice of the frame, uncopied.
+    pub body: Bytes,
+}
+
+/// One reply: everything that follows the four-byte length (header with the
+/// correlation id, body), in chunks.
+#[derive(Debug, Clone, Default)]
+pub struct Response {
+    /// Written one after the other.
+    pub chunks: Vec<Bytes>,
+}
+
+/// The connection cannot go on; it is closed with one log line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseConnection {
+    /// Why, for the log.
+    pub reason: String,
+}
+
+impl CloseConnection {
+    /// For the reason given.
+    pub fn because(reason: impl fmt::Display) -> Self {
+        Self {
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// What a request comes to: a reply, no reply (acks=0), or the connection's end.
+pub type Outcome = Result<Option<Response>, CloseConnection>;
+
+/// A request under way.
+pub type Pending = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// What requests mean.
+pub trait Dispatch: Send + Sync + 'static {
+    /// Begins a request. Everything that fixes the order of appends happens
+    /// before this returns.
+    fn dispatch(&self, connection: &Arc<Connection>, request: Request) -> Pending;
+}
