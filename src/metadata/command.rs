@@ -155,7 +155,10 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with a code and one sentence.
     pub fn new(error: ResponseError, message: impl Into<String>) -> Self {
-        Self { code: error.code(), message: message.into() }
+        Self {
+            code: error.code(),
+            message: message.into(),
+        }
     }
 }
 
@@ -197,7 +200,10 @@ fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, FormatError> {
     let (value, read) = bincode::serde::decode_from_slice(body, config)
         .map_err(|error| FormatError::Malformed(error.to_string()))?;
     if read != body.len() {
-        return Err(FormatError::Malformed(format!("{} bytes too many", body.len() - read)));
+        return Err(FormatError::Malformed(format!(
+            "{} bytes too many",
+            body.len() - read
+        )));
     }
     Ok(value)
 }
@@ -207,7 +213,10 @@ mod tests {
     use super::*;
 
     fn replica(broker: u32) -> ReplicaId {
-        ReplicaId { broker, directory: 7 }
+        ReplicaId {
+            broker,
+            directory: 7,
+        }
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -220,7 +229,10 @@ mod tests {
         let uuid_hex = "100102030405060708090a0b0c0d0e0f10";
         assert_eq!(hex(&encode(&id)), format!("01{uuid_hex}"));
         vec![
-            (Command::FormCluster { cluster_id: id }, "0100100102030405060708090a0b0c0d0e0f10"),
+            (
+                Command::FormCluster { cluster_id: id },
+                "0100100102030405060708090a0b0c0d0e0f10",
+            ),
             (
                 Command::RegisterBroker(BrokerRegistration {
                     replica: replica(1),
@@ -233,8 +245,20 @@ mod tests {
                 }),
                 "01010107020168fb8423007f000001fb852301017200",
             ),
-            (Command::FenceBroker { broker: 1, incarnation: 2 }, "01020102"),
-            (Command::UnfenceBroker { broker: 1, incarnation: 2 }, "01030102"),
+            (
+                Command::FenceBroker {
+                    broker: 1,
+                    incarnation: 2,
+                },
+                "01020102",
+            ),
+            (
+                Command::UnfenceBroker {
+                    broker: 1,
+                    incarnation: 2,
+                },
+                "01030102",
+            ),
             (
                 Command::CreateTopics(vec![TopicToCreate {
                     name: "t".into(),
@@ -244,7 +268,10 @@ mod tests {
                 }]),
                 "0104010174100102030405060708090a0b0c0d0e0f100102010702070101 6b0176",
             ),
-            (Command::DeleteTopic { id }, "0105100102030405060708090a0b0c0d0e0f10"),
+            (
+                Command::DeleteTopic { id },
+                "0105100102030405060708090a0b0c0d0e0f10",
+            ),
             (
                 Command::CreatePartitions {
                     topic: id,
@@ -263,7 +290,9 @@ mod tests {
             ),
             (Command::AllocateProducerIds { count: 1000 }, "0108fbe803"),
             (
-                Command::CreateCoordinators { replicas: vec![vec![replica(1)]] },
+                Command::CreateCoordinators {
+                    replicas: vec![vec![replica(1)]],
+                },
                 "010901010107",
             ),
         ]
@@ -282,10 +311,16 @@ mod tests {
     fn hostile_bytes_are_refused_without_allocating_what_they_claim() {
         // CreateTopics with 2^63 topics, in 12 bytes.
         let bytes = [&[FORMAT, 4, 0xfd][..], &(1u64 << 63).to_le_bytes()].concat();
-        assert!(matches!(decode::<Command>(&bytes), Err(FormatError::Malformed(_))));
+        assert!(matches!(
+            decode::<Command>(&bytes),
+            Err(FormatError::Malformed(_))
+        ));
         assert_eq!(decode::<Command>(&[9, 0]), Err(FormatError::Version(9)));
         assert!(decode::<Command>(&[]).is_err());
-        assert!(decode::<Command>(&[FORMAT, 200]).is_err(), "an unknown command");
+        assert!(
+            decode::<Command>(&[FORMAT, 200]).is_err(),
+            "an unknown command"
+        );
         let mut long = encode(&Command::AllocateProducerIds { count: 1 }).to_vec();
         long.push(0);
         assert!(decode::<Command>(&long).is_err(), "trailing bytes");
@@ -297,10 +332,17 @@ mod tests {
             Reply::Done,
             Reply::Refused(Refusal::new(ResponseError::InvalidConfig, "no")),
             Reply::Topics(vec![
-                Ok(TopicCreated { id: Uuid::from_u128(5), partitions: 3, replication_factor: 2 }),
+                Ok(TopicCreated {
+                    id: Uuid::from_u128(5),
+                    partitions: 3,
+                    replication_factor: 2,
+                }),
                 Err(Refusal::new(ResponseError::TopicAlreadyExists, "there")),
             ]),
-            Reply::ProducerIds { first: 1000, count: 1000 },
+            Reply::ProducerIds {
+                first: 1000,
+                count: 1000,
+            },
         ] {
             assert_eq!(decode::<Reply>(&encode(&reply)), Ok(reply));
         }

@@ -20,9 +20,7 @@ use uuid::Uuid;
 use super::command::{
     COMMAND_TAG, Command, ConfigResource, Refusal, Reply, TopicCreated, TopicToCreate, decode,
 };
-use super::image::{
-    BrokerRegistration, Image, PARTITION_GROUP_MIN, PartitionPlacement, Topic,
-};
+use super::image::{BrokerRegistration, Image, PARTITION_GROUP_MIN, PartitionPlacement, Topic};
 use super::names;
 
 /// Version of the checkpoint's format.
@@ -40,7 +38,11 @@ struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { image: Arc::default(), next_group: PARTITION_GROUP_MIN, next_producer_id: 0 }
+        Self {
+            image: Arc::default(),
+            next_group: PARTITION_GROUP_MIN,
+            next_producer_id: 0,
+        }
     }
 }
 
@@ -55,7 +57,11 @@ pub struct MetadataMachine {
 impl MetadataMachine {
     /// An empty machine that publishes to `published`.
     pub fn new(published: watch::Sender<Arc<Image>>) -> Self {
-        Self { state: State::default(), collisions: BTreeMap::new(), published }
+        Self {
+            state: State::default(),
+            collisions: BTreeMap::new(),
+            published,
+        }
     }
 
     fn image(&mut self) -> &mut Image {
@@ -66,20 +72,28 @@ impl MetadataMachine {
         let outcome = match command {
             Command::FormCluster { cluster_id } => self.form_cluster(cluster_id),
             Command::RegisterBroker(registration) => self.register(registration),
-            Command::FenceBroker { broker, incarnation } => self.fence(broker, incarnation, true),
-            Command::UnfenceBroker { broker, incarnation } => {
-                self.fence(broker, incarnation, false)
-            }
+            Command::FenceBroker {
+                broker,
+                incarnation,
+            } => self.fence(broker, incarnation, true),
+            Command::UnfenceBroker {
+                broker,
+                incarnation,
+            } => self.fence(broker, incarnation, false),
             Command::CreateTopics(topics) => {
                 return Reply::Topics(topics.into_iter().map(|t| self.create_topic(t)).collect());
             }
             Command::DeleteTopic { id } => self.delete_topic(id),
-            Command::CreatePartitions { topic, first, placements } => {
-                self.create_partitions(topic, first, placements)
-            }
-            Command::AlterConfigs { resource, changes, replace_all } => {
-                self.alter_configs(resource, changes, replace_all)
-            }
+            Command::CreatePartitions {
+                topic,
+                first,
+                placements,
+            } => self.create_partitions(topic, first, placements),
+            Command::AlterConfigs {
+                resource,
+                changes,
+                replace_all,
+            } => self.alter_configs(resource, changes, replace_all),
             Command::AllocateProducerIds { count } => return self.allocate_producer_ids(count),
             Command::CreateCoordinators { replicas } => self.create_coordinators(replicas),
         };
@@ -95,7 +109,10 @@ impl MetadataMachine {
             return Ok(());
         }
         if !image.cluster_id.is_nil() || cluster_id.is_nil() {
-            return refuse(ResponseError::InvalidRequest, "the cluster has its id already");
+            return refuse(
+                ResponseError::InvalidRequest,
+                "the cluster has its id already",
+            );
         }
         image.cluster_id = cluster_id;
         Ok(())
@@ -158,7 +175,10 @@ impl MetadataMachine {
         if let Some(other) = self.collisions.get(&collision_key) {
             return refuse(
                 ResponseError::InvalidTopicException,
-                format!("Topic '{}' collides with existing topic '{other}'.", topic.name),
+                format!(
+                    "Topic '{}' collides with existing topic '{other}'.",
+                    topic.name
+                ),
             );
         }
         if topic.id.is_nil() || self.state.image.topic_names.contains_key(&topic.id) {
@@ -166,13 +186,21 @@ impl MetadataMachine {
         }
         check_placements(&topic.placements)?;
         if topic.placements.is_empty() {
-            return refuse(ResponseError::InvalidPartitions, "a topic has at least one partition");
+            return refuse(
+                ResponseError::InvalidPartitions,
+                "a topic has at least one partition",
+            );
         }
         let partitions = self.place(topic.placements);
         let image = self.image();
         image.topic_names.insert(topic.id, topic.name.clone());
         let configs = topic.configs.into_iter().collect();
-        let topic = Topic { id: topic.id, name: topic.name, partitions, configs };
+        let topic = Topic {
+            id: topic.id,
+            name: topic.name,
+            partitions,
+            configs,
+        };
         let name = topic.name.clone();
         image.topics.insert(name.clone(), Arc::new(topic));
         self.collisions.insert(collision_key, name);
@@ -192,7 +220,10 @@ impl MetadataMachine {
     fn delete_topic(&mut self, id: Uuid) -> Result<(), Refusal> {
         let image = self.image();
         let Some(name) = image.topic_names.remove(&id) else {
-            return refuse(ResponseError::UnknownTopicId, "this topic id does not exist");
+            return refuse(
+                ResponseError::UnknownTopicId,
+                "this topic id does not exist",
+            );
         };
         image.topics.remove(&name);
         self.collisions.remove(&names::collision_key(&name));
@@ -206,11 +237,21 @@ impl MetadataMachine {
         placements: Vec<Vec<ReplicaId>>,
     ) -> Result<(), Refusal> {
         let image = &self.state.image;
-        let existing = image.topic_names.get(&topic).and_then(|name| image.topics.get(name));
+        let existing = image
+            .topic_names
+            .get(&topic)
+            .and_then(|name| image.topics.get(name));
         let Some(existing) = existing.cloned() else {
-            return refuse(ResponseError::UnknownTopicId, "this topic id does not exist");
+            return refuse(
+                ResponseError::UnknownTopicId,
+                "this topic id does not exist",
+            );
         };
-        let known = existing.partitions.iter().skip(first as usize).map(|p| &p.replicas);
+        let known = existing
+            .partitions
+            .iter()
+            .skip(first as usize)
+            .map(|p| &p.replicas);
         if !placements.is_empty()
             && existing.partitions.len() == first as usize + placements.len()
             && known.eq(placements.iter())
@@ -259,7 +300,9 @@ impl MetadataMachine {
                 None => configs.remove(&key),
             };
         }
-        image.broker_configs.retain(|_, configs| !configs.is_empty());
+        image
+            .broker_configs
+            .retain(|_, configs| !configs.is_empty());
         Ok(())
     }
 
@@ -281,7 +324,10 @@ impl MetadataMachine {
         check_placements(&replicas)?;
         let image = self.image();
         if !image.coordinators.is_empty() || replicas.is_empty() {
-            return refuse(ResponseError::InvalidRequest, "coordinators are placed once");
+            return refuse(
+                ResponseError::InvalidRequest,
+                "coordinators are placed once",
+            );
         }
         image.coordinators = replicas;
         Ok(())
@@ -340,7 +386,9 @@ impl StateMachine for MetadataMachine {
         let body = match bytes.split_first() {
             Some((&CHECKPOINT_FORMAT, body)) => body,
             Some((format, _)) => {
-                return Err(MachineError(format!("metadata checkpoint of unknown format {format}")));
+                return Err(MachineError(format!(
+                    "metadata checkpoint of unknown format {format}"
+                )));
             }
             None => return Err(MachineError("empty metadata checkpoint".into())),
         };
@@ -348,7 +396,9 @@ impl StateMachine for MetadataMachine {
         let (mut state, read): (State, usize) = bincode::serde::decode_from_slice(body, config)
             .map_err(|error| MachineError(format!("metadata checkpoint: {error}")))?;
         if read != body.len() {
-            return Err(MachineError("metadata checkpoint with trailing bytes".into()));
+            return Err(MachineError(
+                "metadata checkpoint with trailing bytes".into(),
+            ));
         }
         Arc::make_mut(&mut state.image).applied_index = index;
         self.collisions = (state.image.topics.keys())
@@ -363,7 +413,10 @@ impl StateMachine for MetadataMachine {
 /// An entry that only a newer version understands. Going on without it would
 /// make this replica disagree with the others, so the process ends.
 fn cannot_follow(index: u64, reason: &str) -> ! {
-    error!(index, reason, "metadata entry can't be applied by this version of drave, stopping");
+    error!(
+        index,
+        reason, "metadata entry can't be applied by this version of drave, stopping"
+    );
     std::process::abort()
 }
 

@@ -39,7 +39,14 @@ mod tests {
     #[test]
     fn names_that_kafka_refuses_are_refused() {
         let longest = "x".repeat(TOPIC_NAME_BYTES_MAX);
-        for name in ["a", "a.b", "A_b-9", "...", "__consumer_offsets", longest.as_str()] {
+        for name in [
+            "a",
+            "a.b",
+            "A_b-9",
+            "...",
+            "__consumer_offsets",
+            longest.as_str(),
+        ] {
             assert_eq!(topic_name_fault(name), None, "{name}");
         }
         let too_long = "x".repeat(TOPIC_NAME_BYTES_MAX + 1);

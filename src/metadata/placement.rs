@@ -41,8 +41,16 @@ pub fn candidates(image: &Image) -> Vec<Candidate> {
     }
     (image.brokers.values().filter(|broker| !broker.fenced))
         .map(|broker| {
-            let (leaders, replicas) = load.get(&broker.replica.broker).copied().unwrap_or_default();
-            Candidate { replica: broker.replica, rack: broker.rack.clone(), leaders, replicas }
+            let (leaders, replicas) = load
+                .get(&broker.replica.broker)
+                .copied()
+                .unwrap_or_default();
+            Candidate {
+                replica: broker.replica,
+                rack: broker.rack.clone(),
+                leaders,
+                replicas,
+            }
         })
         .collect()
 }
@@ -62,28 +70,38 @@ pub fn place(
             ),
         ));
     }
-    Ok((0..partitions).map(|_| place_one(candidates, replication_factor)).collect())
+    Ok((0..partitions)
+        .map(|_| place_one(candidates, replication_factor))
+        .collect())
 }
 
 fn place_one(candidates: &mut [Candidate], replication_factor: usize) -> Vec<ReplicaId> {
     let mut chosen: Vec<usize> = Vec::with_capacity(replication_factor);
     while chosen.len() < replication_factor {
         let leading = chosen.is_empty();
-        let racks: BTreeSet<Option<&str>> =
-            chosen.iter().map(|&at| candidates[at].rack.as_deref()).collect();
-        let best = (0..candidates.len()).filter(|at| !chosen.contains(at)).min_by_key(|&at| {
-            let candidate = &candidates[at];
-            let rack_used = candidate.rack.is_some() && racks.contains(&candidate.rack.as_deref());
-            let leaders = if leading { candidate.leaders } else { 0 };
-            (leaders, rack_used, candidate.replicas, candidate.replica)
-        });
+        let racks: BTreeSet<Option<&str>> = chosen
+            .iter()
+            .map(|&at| candidates[at].rack.as_deref())
+            .collect();
+        let best = (0..candidates.len())
+            .filter(|at| !chosen.contains(at))
+            .min_by_key(|&at| {
+                let candidate = &candidates[at];
+                let rack_used =
+                    candidate.rack.is_some() && racks.contains(&candidate.rack.as_deref());
+                let leaders = if leading { candidate.leaders } else { 0 };
+                (leaders, rack_used, candidate.replicas, candidate.replica)
+            });
         // There are at least as many candidates as replicas wanted.
         let Some(best) = best else { break };
         candidates[best].leaders += usize::from(leading);
         candidates[best].replicas += 1;
         chosen.push(best);
     }
-    chosen.into_iter().map(|at| candidates[at].replica).collect()
+    chosen
+        .into_iter()
+        .map(|at| candidates[at].replica)
+        .collect()
 }
 
 /// Turns brokers chosen by the client, for each partition, into replicas.
@@ -109,7 +127,9 @@ pub fn assign(image: &Image, partitions: &[Vec<u32>]) -> Result<Vec<Vec<ReplicaI
             match image.brokers.get(broker) {
                 Some(registration) => replicas.push(registration.replica),
                 None => {
-                    return Err(refuse(format!("partition {index}: broker {broker} is unknown")));
+                    return Err(refuse(format!(
+                        "partition {index}: broker {broker} is unknown"
+                    )));
                 }
             }
         }
@@ -129,7 +149,10 @@ mod tests {
 
     fn candidate(broker: u32, rack: Option<u32>) -> Candidate {
         Candidate {
-            replica: ReplicaId { broker, directory: u128::from(broker) },
+            replica: ReplicaId {
+                broker,
+                directory: u128::from(broker),
+            },
             rack: rack.map(|rack| format!("rack-{rack}")),
             leaders: 0,
             replicas: 0,
@@ -191,7 +214,10 @@ mod tests {
 
     fn image(brokers: u32, fenced: u32) -> Image {
         let registration = |broker: u32| BrokerRegistration {
-            replica: ReplicaId { broker, directory: 1 },
+            replica: ReplicaId {
+                broker,
+                directory: 1,
+            },
             incarnation: 1,
             host: "localhost".into(),
             port: 1,
@@ -199,14 +225,21 @@ mod tests {
             rack: None,
             fenced: broker == fenced,
         };
-        let brokers = (1..=brokers).map(|broker| (broker, Arc::new(registration(broker)))).collect();
-        Image { brokers, ..Image::default() }
+        let brokers = (1..=brokers)
+            .map(|broker| (broker, Arc::new(registration(broker))))
+            .collect();
+        Image {
+            brokers,
+            ..Image::default()
+        }
     }
 
     #[test]
     fn fenced_brokers_get_no_new_replicas() {
-        let found: Vec<u32> =
-            candidates(&image(3, 2)).iter().map(|c| c.replica.broker).collect();
+        let found: Vec<u32> = candidates(&image(3, 2))
+            .iter()
+            .map(|c| c.replica.broker)
+            .collect();
         assert_eq!(found, [1, 3]);
     }
 
@@ -214,7 +247,13 @@ mod tests {
     fn a_manual_assignment_is_checked() {
         let image = image(3, 0);
         let placed = assign(&image, &[vec![3, 1], vec![1, 2]]).unwrap();
-        assert_eq!(placed[0][0], ReplicaId { broker: 3, directory: 1 });
+        assert_eq!(
+            placed[0][0],
+            ReplicaId {
+                broker: 3,
+                directory: 1
+            }
+        );
         for wrong in [
             vec![vec![]],
             vec![vec![1, 1]],
@@ -222,7 +261,11 @@ mod tests {
             vec![vec![1, 2], vec![1]],
         ] {
             let refusal = assign(&image, &wrong).unwrap_err();
-            assert_eq!(refusal.code, ResponseError::InvalidReplicaAssignment.code(), "{wrong:?}");
+            assert_eq!(
+                refusal.code,
+                ResponseError::InvalidReplicaAssignment.code(),
+                "{wrong:?}"
+            );
         }
     }
 }
