@@ -5,6 +5,7 @@
 //! `drave_raft::Group` → `drave_storage`; docs/ARCHITECTURE.md has the map.
 
 pub mod config;
+pub mod groups;
 pub mod handlers;
 pub mod limits;
 pub mod metadata;

@@ -6,5 +6,4 @@
 
 pub mod fetch;
 pub mod produce;
-pub mod record_batch;
 pub mod wire;
