@@ -1,14 +1,21 @@
-//! One replica of one replicated log.
+//! One replica of one replicated log: the handle that the rest of the broker holds.
 
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use drave_storage::{Entry, GroupId, StorageError};
+use drave_storage::{Entry, GroupId, SharedStore, StorageError};
+use openraft::async_runtime::WatchReceiver;
+use openraft::impls::EmptyNode;
+use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::machine::Reply;
+use crate::config::{LEASE, Types};
+use crate::elections::Elections;
+use crate::proposal::{PendingProposal, Proposed, Responder};
+use crate::state_machine::{Driver, Progress};
 use crate::types::{Command, Leadership, ReplicaId};
 
 /// What a group looks like from this replica.
@@ -27,32 +34,8 @@ pub struct GroupStatus {
     pub voters: Vec<ReplicaId>,
     /// Learners of the effective membership.
     pub learners: Vec<ReplicaId>,
-    /// On the leader: last index known to be stored by each other replica.
+    /// On the leader: last index known to be stored by each replica.
     pub matched: Vec<(ReplicaId, Option<u64>)>,
-}
-
-/// A committed and applied command.
-pub struct Proposed {
-    /// Index of its entry.
-    pub index: u64,
-    /// Term of its entry.
-    pub term: u64,
-    /// What the state machine answered.
-    pub reply: Reply,
-}
-
-/// A queued command: resolves when it is committed on a durable quorum and
-/// applied here, or when that can no longer be known.
-pub struct PendingProposal {
-    _private: (),
-}
-
-impl Future for PendingProposal {
-    type Output = Result<Proposed, ProposeError>;
-
-    fn poll(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Self::Output> {
-        unimplemented!()
-    }
 }
 
 /// Why a command was not, or may not have been, committed.
@@ -72,91 +55,351 @@ pub enum ProposeError {
     Closed,
 }
 
+/// What a replica and its tasks share.
+pub(crate) struct GroupInner {
+    pub(crate) id: GroupId,
+    pub(crate) replica: ReplicaId,
+    pub(crate) raft: Raft<Types, Driver>,
+    /// The replicas as placed, the preferred leader first; an order for elections.
+    pub(crate) preferred: Vec<ReplicaId>,
+    pub(crate) elections: Arc<Elections>,
+    /// The leader's node died or restarted, and no new leader is known yet.
+    pub(crate) suspect: AtomicBool,
+    store: SharedStore,
+    progress: Arc<Progress>,
+    leadership: watch::Sender<Option<Leadership>>,
+    epoch: Instant,
+    /// Milliseconds after `epoch` at which a leader's append last arrived.
+    append_ms: AtomicU64,
+    /// Milliseconds after `epoch` at which a quorum is known to have followed; 0: unknown.
+    quorum_ms: AtomicU64,
+    confirming: tokio::sync::Mutex<()>,
+}
+
+impl GroupInner {
+    pub(crate) fn new(
+        id: GroupId,
+        replica: ReplicaId,
+        raft: Raft<Types, Driver>,
+        preferred: Vec<ReplicaId>,
+        elections: Arc<Elections>,
+        store: SharedStore,
+        progress: Arc<Progress>,
+    ) -> Self {
+        GroupInner {
+            id,
+            replica,
+            raft,
+            preferred,
+            elections,
+            suspect: AtomicBool::new(false),
+            store,
+            progress,
+            leadership: watch::Sender::new(None),
+            epoch: Instant::now(),
+            append_ms: AtomicU64::new(0),
+            quorum_ms: AtomicU64::new(0),
+            confirming: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// The published leadership: this replica only once it is ready.
+    pub(crate) fn leadership(&self) -> Option<Leadership> {
+        *self.leadership.borrow()
+    }
+
+    /// The leadership in openraft's eyes, this replica also while it is not ready.
+    pub(crate) fn raw_leadership(&self) -> Option<Leadership> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let term = metrics.vote.leader_id.term;
+        metrics
+            .current_leader
+            .map(|leader| Leadership { term, leader })
+    }
+
+    /// The voters of the effective membership.
+    pub(crate) fn voters(&self) -> Vec<ReplicaId> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().voter_ids().collect()
+    }
+
+    /// The term that this replica leads, in openraft's eyes.
+    pub(crate) fn leading_term(&self) -> Option<u64> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
+    }
+
+    pub(crate) fn ready_term(&self) -> Option<u64> {
+        self.leading_term()
+            .filter(|term| self.progress.applied_term() == *term)
+    }
+
+    /// Publishes the leadership as it is now; returns it when it has changed.
+    pub(crate) fn publish_leadership(&self) -> Option<Option<Leadership>> {
+        let now = match (self.leading_term(), self.ready_term()) {
+            (Some(_), None) => None,
+            _ => self.raw_leadership(),
+        };
+        let changed = self.leadership.send_if_modified(|published| {
+            let changed = *published != now;
+            *published = now;
+            changed
+        });
+        if changed && now.is_some() {
+            self.suspect.store(false, Ordering::Release);
+        }
+        changed.then_some(now)
+    }
+
+    /// Wakes when an entry of Raft itself was applied, which may make this replica ready.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn since_epoch(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_millis() as u64 + 1
+    }
+
+    /// A leader's append has arrived.
+    pub(crate) fn append_arrived(&self) {
+        self.append_ms
+            .store(self.since_epoch(Instant::now()), Ordering::Relaxed);
+    }
+
+    /// When the lease that a leader has on this replica is over for sure.
+    pub(crate) fn lease_end(&self) -> Instant {
+        match self.append_ms.load(Ordering::Relaxed) {
+            0 => self.epoch,
+            ms => self.epoch + Duration::from_millis(ms) + LEASE,
+        }
+    }
+
+    /// A quorum followed this leader at `at` or later.
+    pub(crate) fn quorum_confirmed(&self, at: Instant) {
+        self.quorum_ms
+            .fetch_max(self.since_epoch(at), Ordering::Relaxed);
+    }
+
+    /// openraft says that the lease has expired.
+    pub(crate) fn quorum_doubted(&self) {
+        self.quorum_ms.store(0, Ordering::Relaxed);
+    }
+
+    fn quorum_is_fresh(&self) -> bool {
+        let ms = self.quorum_ms.load(Ordering::Relaxed);
+        ms != 0 && self.since_epoch(Instant::now()) < ms + LEASE.as_millis() as u64 / 2
+    }
+
+    /// A leader at rest has an expired lease, and openraft refuses its writes:
+    /// asks a quorum first, once for all that wait.
+    async fn confirm_quorum(&self) -> Result<(), ProposeError> {
+        if self.quorum_is_fresh() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.confirming.lock().await;
+        if self.quorum_is_fresh() {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => {
+                self.quorum_confirmed(asked);
+                Ok(())
+            }
+            Err(_) => Err(ProposeError::NotLeader {
+                leadership: self.leadership(),
+            }),
+        }
+    }
+}
+
 /// A handle to a replica; clones are cheap and refer to the same replica.
 #[derive(Clone)]
 pub struct Group {
-    _inner: Arc<()>,
+    pub(crate) inner: Arc<GroupInner>,
 }
 
 impl Group {
     /// The group's id.
     pub fn id(&self) -> GroupId {
-        unimplemented!()
+        self.inner.id
     }
 
     /// Queues a command; commands are appended in the order of these calls.
     /// Await the result for its outcome.
-    pub async fn submit(&self, _command: Command) -> Result<PendingProposal, ProposeError> {
-        unimplemented!()
+    pub async fn submit(&self, command: Command) -> Result<PendingProposal, ProposeError> {
+        assert!(
+            command.tag >= Command::TAG_MIN,
+            "tag {} belongs to Raft",
+            command.tag
+        );
+        let inner = &self.inner;
+        if inner.leading_term().is_none() {
+            // Nobody may know of a leader because the group is at rest: wake it.
+            inner.elections.look(inner.id);
+            return Err(ProposeError::NotLeader {
+                leadership: inner.leadership(),
+            });
+        }
+        inner.confirm_quorum().await?;
+        let submitted = Instant::now();
+        let (responder, outcome) = Responder::new();
+        match inner.raft.client_write_ff(command, Some(responder)).await {
+            Ok(()) => Ok(PendingProposal {
+                outcome,
+                group: inner.clone(),
+                submitted,
+            }),
+            Err(_) => Err(ProposeError::Closed),
+        }
     }
 
     /// Appends a command and waits until it is committed on a durable quorum
     /// and applied here.
     pub async fn propose(
         &self,
-        _command: Command,
-        _timeout: Duration,
+        command: Command,
+        timeout: Duration,
     ) -> Result<Proposed, ProposeError> {
-        unimplemented!()
+        let outcome = async { self.submit(command).await?.await };
+        tokio::time::timeout(timeout, outcome)
+            .await
+            .unwrap_or(Err(ProposeError::Unknown))
     }
 
     /// The state now, without waiting.
     pub fn status(&self) -> GroupStatus {
-        unimplemented!()
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let matched = metrics.replication.iter().flatten();
+        GroupStatus {
+            leadership: self.inner.leadership(),
+            ready: self.inner.ready_term().is_some(),
+            last_index: metrics.last_log_index,
+            applied: self.inner.progress.applied(),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            matched: matched
+                .map(|(replica, id)| (*replica, id.as_ref().map(|id| id.index())))
+                .collect(),
+        }
     }
 
     /// `Some(term)` while this replica leads and may serve; cheap, for every request.
     pub fn ready_term(&self) -> Option<u64> {
-        unimplemented!()
+        self.inner.ready_term()
     }
 
     /// Follows the leadership of the group; changes only.
     pub fn watch_leadership(&self) -> watch::Receiver<Option<Leadership>> {
-        unimplemented!()
+        self.inner.leadership.subscribe()
     }
 
     /// Waits until this replica, as leader, has confirmed by a quorum that it
     /// still leads, and has applied everything committed before the call.
-    pub async fn read_barrier(&self, _timeout: Duration) -> Result<(), ProposeError> {
-        unimplemented!()
+    pub async fn read_barrier(&self, timeout: Duration) -> Result<(), ProposeError> {
+        let asked = Instant::now();
+        let barrier = self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(timeout, barrier).await {
+            Ok(Ok(_)) => {
+                self.inner.quorum_confirmed(asked);
+                Ok(())
+            }
+            Ok(Err(_)) => Err(ProposeError::NotLeader {
+                leadership: self.inner.leadership(),
+            }),
+            Err(_) => Err(ProposeError::Unknown),
+        }
     }
 
     /// Entries of `from..to` from memory; see `LogStore::read_tail`. Only
     /// applied entries may be shown to anyone.
-    pub fn read_tail(&self, _from: u64, _to: u64, _bytes_max: usize) -> Option<Vec<Entry>> {
-        unimplemented!()
+    pub fn read_tail(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<Entry>> {
+        self.inner
+            .store
+            .read_tail(self.inner.id, from, to, bytes_max)
     }
 
     /// Entries of `from..to` from memory or disk; see `LogStore::read`. Blocks.
     pub fn read_blocking(
         &self,
-        _from: u64,
-        _to: u64,
-        _bytes_max: usize,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        unimplemented!()
+        self.inner.store.read(self.inner.id, from, to, bytes_max)
     }
 
     /// Hands leadership to another voter, if this replica leads. Returns when asked, not when done.
-    pub async fn transfer_leadership(&self, _to: ReplicaId) -> Result<(), ProposeError> {
-        unimplemented!()
+    pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), ProposeError> {
+        let asked = self.inner.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|_| ProposeError::Closed)
     }
 
-    /// Makes `voters` the group's voters: new ones first learn the log, then vote, then the old ones go.
+    /// Makes `voters` the group's voters: new ones first learn the log, then
+    /// vote, then the old ones go.
     pub async fn change_voters(
         &self,
-        _voters: Vec<ReplicaId>,
-        _timeout: Duration,
+        voters: Vec<ReplicaId>,
+        timeout: Duration,
     ) -> Result<(), ProposeError> {
-        unimplemented!()
+        let known: BTreeSet<ReplicaId> = self.members();
+        let new = voters
+            .iter()
+            .filter(|replica| !known.contains(replica))
+            .copied()
+            .collect();
+        self.add_learners(new, timeout).await?;
+        let voters: BTreeSet<ReplicaId> = voters.into_iter().collect();
+        self.change_membership(ChangeMembers::ReplaceAllVoters(voters), timeout)
+            .await
     }
 
     /// Adds learners that don't vote.
     pub async fn add_learners(
         &self,
-        _learners: Vec<ReplicaId>,
-        _timeout: Duration,
+        learners: Vec<ReplicaId>,
+        timeout: Duration,
     ) -> Result<(), ProposeError> {
-        unimplemented!()
+        if learners.is_empty() {
+            return Ok(());
+        }
+        let nodes: BTreeMap<_, _> = learners
+            .into_iter()
+            .map(|replica| (replica, EmptyNode::new()))
+            .collect();
+        self.change_membership(ChangeMembers::AddNodes(nodes), timeout)
+            .await
+    }
+
+    fn members(&self) -> BTreeSet<ReplicaId> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .membership_config
+            .membership()
+            .nodes()
+            .map(|(replica, _)| *replica)
+            .collect()
+    }
+
+    async fn change_membership(
+        &self,
+        change: ChangeMembers<ReplicaId, EmptyNode>,
+        timeout: Duration,
+    ) -> Result<(), ProposeError> {
+        self.inner.confirm_quorum().await?;
+        let change = self.inner.raft.change_membership(change, false);
+        match tokio::time::timeout(timeout, change).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ProposeError::NotLeader {
+                leadership: self.inner.leadership(),
+            }),
+            Err(_) => Err(ProposeError::Unknown),
+        }
     }
 }

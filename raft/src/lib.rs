@@ -4,14 +4,25 @@
 //! nodes, and nothing of Kafka. Start reading at [`runtime::RaftNode`], which
 //! owns everything that runs, then [`group::Group`], one replica of one log.
 
+mod config;
+mod elections;
+mod entry;
 pub mod group;
+mod inbound;
+mod leaders;
+mod log_store;
 pub mod machine;
+mod net;
+pub mod proposal;
 pub mod runtime;
+mod state_machine;
 pub mod transport;
 pub mod types;
+mod wire;
 
 pub use drave_storage::GroupId;
-pub use group::{Group, GroupStatus, PendingProposal, ProposeError, Proposed};
+pub use group::{Group, GroupStatus, ProposeError};
 pub use machine::{Applied, MachineError, Reply, StateMachine};
+pub use proposal::{PendingProposal, Proposed};
 pub use runtime::{CallError, GroupSpec, NodeConfig, PeerStatus, RaftNode, Service};
 pub use types::{Command, Leadership, ReplicaId};

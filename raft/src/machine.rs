@@ -33,7 +33,7 @@ pub struct MachineError(pub String);
 /// computes alike is a reply. The state lives in memory; the group stores a
 /// checkpoint of it now and then, and after a restart applies the entries that
 /// follow the newest checkpoint.
-pub trait StateMachine: Send + 'static {
+pub trait StateMachine: Send + Sync + 'static {
     /// Applies one entry. The reply goes to the proposer, on the leader that
     /// proposed it; elsewhere it is dropped. Called from async code: must not block.
     fn apply(&mut self, entry: Applied<'_>) -> Reply;

@@ -39,6 +39,12 @@ pub struct Command {
     pub payload: Bytes,
 }
 
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tag {} {} bytes", self.tag, self.payload.len())
+    }
+}
+
 impl Command {
     /// Smaller tags belong to this crate.
     pub const TAG_MIN: u8 = 16;

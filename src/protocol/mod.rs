@@ -6,4 +6,5 @@
 
 pub mod fetch;
 pub mod produce;
+pub mod record_batch;
 pub mod wire;

@@ -1,0 +1,79 @@
+//! A proposed command on its way through openraft, and its outcome.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use openraft::OptionalSend;
+use openraft::errors::{ClientWriteError, ForwardReason};
+use openraft::raft::ClientWriteResult;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::config::Types;
+use crate::group::{GroupInner, ProposeError};
+use crate::machine::Reply;
+
+/// Carries openraft's answer to whoever waits for it.
+pub(crate) struct Responder<T>(oneshot::Sender<T>);
+
+impl<T> Responder<T> {
+    /// A responder and what it answers to.
+    pub(crate) fn new() -> (Self, oneshot::Receiver<T>) {
+        let (sender, receiver) = oneshot::channel();
+        (Responder(sender), receiver)
+    }
+}
+
+impl<T: OptionalSend + 'static> openraft::raft::responder::Responder<Types, T> for Responder<T> {
+    fn on_complete(self, result: T) {
+        // Nobody waits any more: the entry is committed all the same.
+        drop(self.0.send(result));
+    }
+}
+
+/// A committed and applied command.
+pub struct Proposed {
+    /// Index of its entry.
+    pub index: u64,
+    /// Term of its entry.
+    pub term: u64,
+    /// What the state machine answered.
+    pub reply: Reply,
+}
+
+/// A queued command: resolves when it is committed on a durable quorum and
+/// applied here, or when that can no longer be known.
+pub struct PendingProposal {
+    pub(crate) outcome: oneshot::Receiver<ClientWriteResult<Types>>,
+    pub(crate) group: std::sync::Arc<GroupInner>,
+    pub(crate) submitted: Instant,
+}
+
+impl Future for PendingProposal {
+    type Output = Result<Proposed, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = std::task::ready!(Pin::new(&mut self.outcome).poll(context));
+        Poll::Ready(match outcome {
+            Ok(Ok(response)) => {
+                self.group.quorum_confirmed(self.submitted);
+                Ok(Proposed {
+                    index: response.log_id.index(),
+                    term: response.log_id.committed_leader_id().term,
+                    reply: response.data,
+                })
+            }
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                if forward.reason == ForwardReason::LeaseExpired {
+                    self.group.quorum_doubted();
+                }
+                Err(ProposeError::NotLeader {
+                    leadership: self.group.leadership(),
+                })
+            }
+            Ok(Err(_)) => Err(ProposeError::Unknown),
+            Err(_) => Err(ProposeError::Closed),
+        })
+    }
+}

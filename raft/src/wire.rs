@@ -1,0 +1,354 @@
+//! What groups say to each other: headers in bincode, payloads as they are.
+//!
+//! The layouts here are part of the peer protocol, whose version the transport's
+//! handshake compares. Field and variant order is part of the format.
+
+use bytes::{Bytes, BytesMut};
+use drave_storage::Entry;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Types;
+use crate::entry::{EntryId, LogEntry, entry_id};
+use crate::transport::Message;
+use crate::types::ReplicaId;
+
+/// Kinds of messages. Below 16: small, overtake bulk data in the transport.
+pub(crate) mod kind {
+    /// Would you vote for me?
+    pub(crate) const PRE_VOTE: u8 = 1;
+    /// Vote for me.
+    pub(crate) const VOTE: u8 = 2;
+    /// The leader hands over.
+    pub(crate) const TRANSFER: u8 = 3;
+    /// What the sender leads.
+    pub(crate) const LEADS: u8 = 4;
+    /// A call to a service of the node.
+    pub(crate) const CALL: u8 = 5;
+    /// An append without entries: confirms leadership.
+    pub(crate) const CONFIRM: u8 = 6;
+    /// Entries of a log.
+    pub(crate) const APPEND: u8 = 16;
+    /// A checkpoint that replaces a log's beginning.
+    pub(crate) const SNAPSHOT: u8 = 17;
+}
+
+/// Headers above this size are refused.
+const HEADER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Encodes a header or a small record.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    let config = bincode::config::standard();
+    bincode::serde::encode_to_vec(value, config)
+        .expect("encoding plain structs into memory can't fail")
+        .into()
+}
+
+/// Decodes what [`encode`] made.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let config = bincode::config::standard().with_limit::<HEADER_BYTES_MAX>();
+    match bincode::serde::decode_from_slice(bytes, config) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        Ok((_, used)) => Err(format!("{} bytes too many", bytes.len() - used)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VoteRecord {
+    pub(crate) term: u64,
+    pub(crate) replica: ReplicaId,
+    pub(crate) committed: bool,
+}
+
+/// openraft's vote.
+pub(crate) type RaftVote = openraft::type_config::alias::VoteOf<Types>;
+
+impl From<&RaftVote> for VoteRecord {
+    fn from(vote: &RaftVote) -> Self {
+        VoteRecord {
+            term: vote.leader_id.term,
+            replica: vote.leader_id.voted_for,
+            committed: vote.committed,
+        }
+    }
+}
+
+impl From<VoteRecord> for RaftVote {
+    fn from(record: VoteRecord) -> Self {
+        if record.committed {
+            RaftVote::new_committed(record.term, record.replica)
+        } else {
+            RaftVote::new(record.term, record.replica)
+        }
+    }
+}
+
+/// The persisted form of a vote: a version, then the record.
+pub(crate) fn encode_vote(vote: &RaftVote) -> Bytes {
+    encode(&(VOTE_VERSION, VoteRecord::from(vote)))
+}
+
+/// Reads what [`encode_vote`] wrote.
+pub(crate) fn decode_vote(bytes: &[u8]) -> Result<RaftVote, String> {
+    let (version, record): (u8, VoteRecord) = decode(bytes)?;
+    if version != VOTE_VERSION {
+        return Err(format!("vote record version {version} is unknown"));
+    }
+    Ok(record.into())
+}
+
+const VOTE_VERSION: u8 = 1;
+
+/// Term and index of an entry.
+pub(crate) type IdRecord = (u64, u64);
+
+/// From openraft's form.
+pub(crate) fn id_record(id: &EntryId) -> IdRecord {
+    (id.committed_leader_id().term, id.index())
+}
+
+/// To openraft's form.
+pub(crate) fn id_from(record: IdRecord) -> EntryId {
+    entry_id(record.0, record.1)
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EntryHead {
+    index: u64,
+    term: u64,
+    tag: u8,
+    stamp: i64,
+    checksum: u32,
+    payload_bytes: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct AppendHeader {
+    /// Directory id of the replica this is for: a wiped one is another replica.
+    to: u128,
+    vote: VoteRecord,
+    previous: Option<IdRecord>,
+    commit: Option<IdRecord>,
+    entries: Vec<EntryHead>,
+}
+
+/// openraft's append.
+pub(crate) type Append = openraft::raft::AppendEntriesRequest<Types>;
+
+/// Encodes an append; payloads are handed over, not copied.
+pub(crate) fn encode_append(group: u64, to: ReplicaId, append: Append) -> Message {
+    let mut entries = Vec::with_capacity(append.entries.len());
+    let mut payload = Vec::with_capacity(append.entries.len());
+    for entry in &append.entries {
+        let stored = entry.stored();
+        entries.push(EntryHead {
+            index: stored.index,
+            term: stored.term,
+            tag: stored.tag,
+            stamp: stored.stamp,
+            checksum: stored.checksum,
+            payload_bytes: stored.payload.len() as u32,
+        });
+        if !stored.payload.is_empty() {
+            payload.push(stored.payload.clone());
+        }
+    }
+    let header = AppendHeader {
+        to: to.directory,
+        vote: VoteRecord::from(&append.vote),
+        previous: append.prev_log_id.as_ref().map(id_record),
+        commit: append.leader_commit.as_ref().map(id_record),
+        entries,
+    };
+    let kind = if append.entries.is_empty() {
+        kind::CONFIRM
+    } else {
+        kind::APPEND
+    };
+    Message {
+        kind,
+        group,
+        header: encode(&header),
+        payload,
+    }
+}
+
+/// Decodes an append; every payload is a slice of the message, or a copy of its
+/// own where it is small and would pin a big message in memory.
+pub(crate) fn decode_append(message: &Message) -> Result<(u128, Append), String> {
+    let header: AppendHeader = decode(&message.header)?;
+    let mut rest = joined(&message.payload);
+    let mut entries = Vec::with_capacity(header.entries.len().min(4_096));
+    for head in header.entries {
+        let length = head.payload_bytes as usize;
+        if length > rest.len() {
+            return Err(format!("entry {} is cut short", head.index));
+        }
+        let payload = rest.split_to(length);
+        if crc32c::crc32c(&payload) != head.checksum {
+            return Err(format!(
+                "entry {} arrived with a wrong checksum",
+                head.index
+            ));
+        }
+        entries.push(LogEntry::from(Entry {
+            index: head.index,
+            term: head.term,
+            tag: head.tag,
+            stamp: head.stamp,
+            checksum: head.checksum,
+            payload,
+        }));
+    }
+    let append = Append {
+        vote: header.vote.into(),
+        prev_log_id: header.previous.map(id_from),
+        entries,
+        leader_commit: header.commit.map(id_from),
+    };
+    Ok((header.to, append))
+}
+
+/// The payload of a received message, which is one slice unless made locally.
+pub(crate) fn joined(payload: &[Bytes]) -> Bytes {
+    match payload {
+        [] => Bytes::new(),
+        [one] => one.clone(),
+        many => {
+            let mut joined = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
+            for part in many {
+                joined.extend_from_slice(part);
+            }
+            joined.freeze()
+        }
+    }
+}
+
+/// How an append went.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum AppendReply {
+    /// Stored up to here.
+    Stored(Option<IdRecord>),
+    /// The previous entry does not match.
+    Conflict(IdRecord),
+    /// A newer leader or candidate is known.
+    HigherVote(VoteRecord),
+}
+
+/// A vote or pre-vote.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VoteHeader {
+    pub(crate) to: u128,
+    pub(crate) vote: VoteRecord,
+    pub(crate) last: Option<IdRecord>,
+    pub(crate) transfer: bool,
+}
+
+/// The answer to a vote or pre-vote.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VoteReply {
+    pub(crate) vote: VoteRecord,
+    pub(crate) granted: bool,
+    pub(crate) last: Option<IdRecord>,
+}
+
+/// A leader hands over to one of its followers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TransferHeader {
+    pub(crate) from: VoteRecord,
+    pub(crate) to: ReplicaId,
+    pub(crate) last: Option<IdRecord>,
+}
+
+/// A checkpoint on its way to a replica that lacks entries which are purged.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotHeader {
+    pub(crate) to: u128,
+    pub(crate) vote: VoteRecord,
+    pub(crate) last: Option<IdRecord>,
+    pub(crate) membership_at: Option<IdRecord>,
+    pub(crate) membership: Vec<u8>,
+}
+
+/// Groups that the sender leads, with their terms.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Leads {
+    pub(crate) groups: Vec<(u64, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica() -> ReplicaId {
+        ReplicaId {
+            broker: 2,
+            directory: 7,
+        }
+    }
+
+    #[test]
+    fn a_vote_record_keeps_its_bytes() {
+        let vote = RaftVote::new_committed(300, replica());
+        let bytes = encode_vote(&vote);
+        assert_eq!(bytes.as_ref(), [1, 251, 44, 1, 2, 7, 1]);
+        assert_eq!(decode_vote(&bytes), Ok(vote));
+    }
+
+    #[test]
+    fn an_append_survives_the_wire() {
+        let payload = Bytes::from_static(b"records");
+        let entry = Entry {
+            index: 5,
+            term: 3,
+            tag: 16,
+            stamp: 9,
+            checksum: crc32c::crc32c(&payload),
+            payload,
+        };
+        let append = Append {
+            vote: RaftVote::new_committed(3, replica()),
+            prev_log_id: Some(entry_id(2, 4)),
+            entries: vec![
+                LogEntry::from(entry.clone()),
+                LogEntry::from(Entry { index: 6, ..entry }),
+            ],
+            leader_commit: None,
+        };
+        let message = encode_append(9, replica(), append);
+        let (to, decoded) = decode_append(&message).expect("our own message");
+        assert_eq!(to, 7);
+        assert_eq!(decoded.prev_log_id, Some(entry_id(2, 4)));
+        let stored: Vec<_> = decoded
+            .entries
+            .into_iter()
+            .map(LogEntry::into_stored)
+            .collect();
+        assert_eq!(stored[1].index, 6);
+        assert_eq!(stored[0].payload.as_ref(), b"records");
+    }
+
+    #[test]
+    fn a_flipped_byte_in_a_payload_is_refused() {
+        let payload = Bytes::from_static(b"records");
+        let entry = Entry {
+            index: 0,
+            term: 1,
+            tag: 16,
+            stamp: 0,
+            checksum: crc32c::crc32c(&payload),
+            payload,
+        };
+        let append = Append {
+            vote: RaftVote::new_committed(1, replica()),
+            prev_log_id: None,
+            entries: vec![LogEntry::from(entry)],
+            leader_commit: None,
+        };
+        let mut message = encode_append(9, replica(), append);
+        message.payload = vec![Bytes::from_static(b"recoRds")];
+        assert!(decode_append(&message).is_err());
+    }
+}
