@@ -4,7 +4,13 @@
 //! behind [`guard`]; Produce, Fetch and the record batch header have a codec of
 //! their own here, because they carry the records and must not copy them.
 
+pub mod api_versions;
 pub mod fetch;
+pub mod guard;
+pub mod header;
 pub mod produce;
 pub mod record_batch;
 pub mod wire;
+
+#[cfg(test)]
+mod codec_tests;

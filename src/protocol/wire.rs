@@ -29,6 +29,9 @@ pub enum Malformed {
     /// More array elements than one request may have.
     #[error("the message has more than {REQUEST_ELEMENTS_MAX} array elements")]
     TooManyElements,
+    /// A request that the guard has no table of.
+    #[error("no table of the request's fields")]
+    NoSchema,
 }
 
 /// A topic in a request or reply, named as that version of the API does.
@@ -81,6 +84,11 @@ impl<'a> Reader<'a> {
             flexible,
             elements: 0,
         }
+    }
+
+    /// Whether what follows has compact lengths and tagged fields.
+    pub fn flexible(&mut self, flexible: bool) {
+        self.flexible = flexible;
     }
 
     /// The number of bytes not yet read.
@@ -204,6 +212,22 @@ impl<'a> Reader<'a> {
         } else {
             TopicRef::Name(self.string()?)
         })
+    }
+
+    /// A string that may be null, looked at but not kept.
+    pub fn skip_string(&mut self) -> Result<(), Malformed> {
+        if let Some(length) = self.length(true)? {
+            std::str::from_utf8(&self.frame[self.at..self.at + length])
+                .map_err(|_| Malformed::Utf8)?;
+            self.at += length;
+        }
+        Ok(())
+    }
+
+    /// A byte string that may be null, stepped over.
+    pub fn skip_bytes(&mut self) -> Result<(), Malformed> {
+        let length = self.length(false)?.unwrap_or(0);
+        self.skip(length)
     }
 
     /// Counts array elements and tagged fields against the bound for one message.
