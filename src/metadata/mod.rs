@@ -11,6 +11,7 @@
 
 pub mod bootstrap;
 pub mod command;
+pub mod configs;
 pub mod controller;
 pub mod image;
 pub mod machine;
