@@ -80,7 +80,7 @@ pub(crate) enum HandshakeError {
 }
 
 impl Card {
-    fn encode(&self) -> [u8; CARD_BYTES] {
+    pub(crate) fn encode(&self) -> [u8; CARD_BYTES] {
         let mut card = [0; CARD_BYTES];
         let mut out = &mut card[..];
         out.put_slice(&MAGIC);

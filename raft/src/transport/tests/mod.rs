@@ -1,4 +1,6 @@
-//! Stories with real sockets on loopback.
+//! Stories with real sockets on loopback; here between two whole transports.
+
+mod strangers;
 
 use std::net::Ipv4Addr;
 
@@ -309,4 +311,113 @@ async fn a_process_that_ends_is_down_at_once_and_restarted_it_is_up_again() {
         .await;
     assert!(reply.is_ok());
     two.transport.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_nobody_configured_is_heard_and_can_call() {
+    let (listener, address) = bind().await;
+    let mut one = Node::start(config(1, &[(1, address)]), listener).await;
+    let (listener, _) = bind().await;
+    let mut four = Node::start(config(4, &[(1, address)]), listener).await;
+    assert_eq!(
+        one.next_event().await,
+        PeerEvent::Up {
+            peer: replica(4),
+            incarnation: 1004
+        }
+    );
+    assert_eq!(
+        four.next_event().await,
+        PeerEvent::Up {
+            peer: replica(1),
+            incarnation: 1001
+        }
+    );
+    connected(&four, 1).await;
+    sleep(Duration::from_millis(1500)).await;
+    assert!(four.events.try_recv().is_err() && four.transport.is_alive(1));
+    assert!(one.events.try_recv().is_err() && one.transport.is_alive(4));
+    let reply = four
+        .transport
+        .request(1, message(KIND_ECHO, 3, "x"), SOON)
+        .await;
+    assert!(reply.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_id_that_is_learnt_later_ends_connections_to_other_clusters() {
+    let ((one, at_one), (two, at_two)) = (bind().await, bind().await);
+    let peers = [(1, at_one), (2, at_two)];
+    let unformed = TransportConfig {
+        cluster_id: None,
+        ..config(1, &peers)
+    };
+    let mut one = Node::start(unformed, one).await;
+    let two = Node::start(config(2, &peers), two).await;
+    one.next_event().await;
+    connected(&one, 2).await;
+    one.transport.set_cluster_id(2);
+    assert_eq!(
+        one.next_event().await,
+        PeerEvent::Down {
+            broker: 2,
+            peer: Some(replica(2))
+        }
+    );
+    let refused = one
+        .transport
+        .request(2, message(KIND_ECHO, 1, ""), SOON)
+        .await;
+    assert_eq!(refused, Err(TransportError::Unreachable));
+    drop(two);
+}
+
+#[test]
+fn a_node_that_was_itself_stalled_does_not_take_its_peers_for_dead() {
+    let builder = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().expect("a runtime")
+    };
+    let (addresses, listeners): (Vec<_>, Vec<_>) = (0..2)
+        .map(|_| {
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
+            listener.set_nonblocking(true).expect("a socket");
+            (listener.local_addr().expect("bound"), listener)
+        })
+        .unzip();
+    let peers = [(1, addresses[0]), (2, addresses[1])];
+    let mut listeners = listeners.into_iter();
+    let (first, second) = (
+        listeners.next().expect("two"),
+        listeners.next().expect("two"),
+    );
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        builder().block_on(async {
+            // Patient, so that only the stalled node could raise the alarm.
+            let patient = TransportConfig {
+                dead_after: SOON,
+                ..config(2, &peers)
+            };
+            let listener = TcpListener::from_std(second).expect("a listener");
+            let node = Node::start(patient, listener).await;
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                sleep(Duration::from_millis(10)).await;
+            }
+            node.transport.shutdown().await;
+        });
+    });
+    builder().block_on(async {
+        let listener = TcpListener::from_std(first).expect("a listener");
+        let mut node = Node::start(config(1, &peers), listener).await;
+        assert!(matches!(node.next_event().await, PeerEvent::Up { .. }));
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(1600));
+            sleep(Duration::from_millis(700)).await;
+            assert_eq!(node.events.try_recv().ok(), None);
+            assert!(node.transport.is_alive(2));
+        }
+    });
+    stop.send(()).expect("runs");
+    thread.join().expect("ends well");
 }
