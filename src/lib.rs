@@ -9,5 +9,6 @@ pub mod groups;
 pub mod handlers;
 pub mod limits;
 pub mod metadata;
+pub mod partition;
 pub mod protocol;
 pub mod server;
