@@ -4,9 +4,11 @@
 //! `server::connection` → `protocol` → `handlers::produce` → `partition` →
 //! `drave_raft::Group` → `drave_storage`; docs/ARCHITECTURE.md has the map.
 
+pub mod client;
 pub mod config;
 pub mod groups;
 pub mod handlers;
+pub mod http;
 pub mod limits;
 pub mod metadata;
 pub mod partition;

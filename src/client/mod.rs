@@ -1,0 +1,24 @@
+//! A small Kafka client: what the command line and the benchmarks talk with.
+//!
+//! It speaks to any broker of Kafka's protocol, drave or Kafka, and picks
+//! versions by ApiVersions. [`Connection`] pipelines requests over one socket,
+//! [`Cluster`] knows the brokers and who leads what, [`Producer`] batches
+//! records, [`Consumer`] follows partitions. Nothing here knows the broker's
+//! own code, so that a fault of one is not hidden by the other.
+
+mod batch;
+mod cluster;
+mod connection;
+mod consumer;
+mod error;
+mod producer;
+
+pub use batch::{Batch, BatchBuilder, Compression, Record, batches, records};
+pub use cluster::{Cluster, text, topic_name};
+pub use connection::{Connection, PendingReply};
+pub use consumer::{
+    Consumer, ConsumerConfig, EARLIEST, Fetched, LATEST, commit_offsets, committed_offsets,
+    list_offsets,
+};
+pub use error::{ClientError, check};
+pub use producer::{Acknowledged, Producer, ProducerConfig};
