@@ -125,6 +125,7 @@ pub(crate) async fn run_outgoing(
     link.outbox.beat(shared.heartbeat());
     let epoch = peer.attach_outgoing(&link, shared.now_ms());
     let attached = AttachedOutgoing(peer, link.clone());
+    shared.recheck_cluster(peer);
     shared.look.notify_one();
     let mut tasks = JoinSet::new();
     tasks.spawn({
@@ -191,6 +192,7 @@ pub(crate) async fn run_incoming(
     });
     let epoch = peer.attach_incoming(&link, shared.now_ms());
     let attached = AttachedIncoming(peer, link);
+    shared.recheck_cluster(peer);
     shared.look.notify_one();
     let mut tasks = JoinSet::new();
     tasks.spawn({

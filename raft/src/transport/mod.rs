@@ -305,7 +305,7 @@ impl Transport {
     pub fn set_cluster_id(&self, cluster_id: u128) {
         *lock(&self.shared.cluster_id) = Some(cluster_id);
         for peer in self.shared.peers.load().values() {
-            peer.close_other_clusters(cluster_id);
+            self.shared.recheck_cluster(peer);
         }
     }
 
@@ -347,6 +347,15 @@ impl Shared {
     /// Milliseconds since the start, never 0.
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64 + 1
+    }
+
+    /// Ends connections whose handshake took place before this node knew its
+    /// cluster. Called when it learns it, and when a connection is taken up.
+    fn recheck_cluster(&self, peer: &Peer) {
+        let cluster_id = *lock(&self.cluster_id);
+        if let Some(cluster_id) = cluster_id {
+            peer.close_other_clusters(cluster_id);
+        }
     }
 
     /// What this node says of itself in a handshake.

@@ -373,51 +373,46 @@ async fn a_cluster_id_that_is_learnt_later_ends_connections_to_other_clusters() 
 }
 
 #[test]
-fn a_node_that_was_itself_stalled_does_not_take_its_peers_for_dead() {
-    let builder = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build().expect("a runtime")
-    };
-    let (addresses, listeners): (Vec<_>, Vec<_>) = (0..2)
+fn nodes_that_were_stalled_together_do_not_take_each_other_for_dead() {
+    let listeners: Vec<_> = (0..2)
         .map(|_| {
             let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
             listener.set_nonblocking(true).expect("a socket");
-            (listener.local_addr().expect("bound"), listener)
+            listener
         })
-        .unzip();
-    let peers = [(1, addresses[0]), (2, addresses[1])];
-    let mut listeners = listeners.into_iter();
-    let (first, second) = (
-        listeners.next().expect("two"),
-        listeners.next().expect("two"),
-    );
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let thread = std::thread::spawn(move || {
-        builder().block_on(async {
-            // Patient, so that only the stalled node could raise the alarm.
-            let patient = TransportConfig {
-                dead_after: SOON,
-                ..config(2, &peers)
-            };
-            let listener = TcpListener::from_std(second).expect("a listener");
-            let node = Node::start(patient, listener).await;
-            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                sleep(Duration::from_millis(10)).await;
-            }
-            node.transport.shutdown().await;
-        });
-    });
-    builder().block_on(async {
-        let listener = TcpListener::from_std(first).expect("a listener");
-        let mut node = Node::start(config(1, &peers), listener).await;
-        assert!(matches!(node.next_event().await, PeerEvent::Up { .. }));
-        for _ in 0..2 {
-            std::thread::sleep(Duration::from_millis(1600));
-            sleep(Duration::from_millis(700)).await;
-            assert_eq!(node.events.try_recv().ok(), None);
-            assert!(node.transport.is_alive(2));
+        .collect();
+    let addresses = listeners
+        .iter()
+        .map(|listener| listener.local_addr().expect("bound"));
+    let peers: Vec<_> = (1..).zip(addresses).collect();
+    let both = std::sync::Barrier::new(2);
+    // The first wakes well before the second and finds that it was silent for too long.
+    let stalls = [2000, 2200].map(Duration::from_millis);
+    std::thread::scope(|threads| {
+        for ((broker, listener), stall) in (1..).zip(listeners).zip(stalls) {
+            let (peers, both) = (&peers, &both);
+            threads.spawn(move || {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = runtime.enable_all().build().expect("a runtime");
+                runtime.block_on(async {
+                    let listener = TcpListener::from_std(listener).expect("a listener");
+                    let dead_after = Duration::from_millis(1600);
+                    let config = TransportConfig {
+                        dead_after,
+                        ..config(broker, peers)
+                    };
+                    let mut node = Node::start(config, listener).await;
+                    let up = timeout(SOON, node.events.recv()).await;
+                    sleep(Duration::from_millis(500)).await;
+                    both.wait();
+                    std::thread::sleep(stall);
+                    sleep(Duration::from_millis(1000)).await;
+                    let alarm = node.events.try_recv().ok();
+                    both.wait();
+                    assert!(matches!(up, Ok(Some(PeerEvent::Up { .. }))));
+                    assert_eq!(alarm, None);
+                });
+            });
         }
     });
-    stop.send(()).expect("runs");
-    thread.join().expect("ends well");
 }
