@@ -168,9 +168,6 @@ impl Groups {
             .brokers
             .get(&leadership.leader.broker)
             .ok_or(not_available)?;
-        if broker.fenced {
-            return Err(not_available);
-        }
         let host = broker.host.clone();
         Ok(CoordinatorAddress {
             broker: leadership.leader.broker,

@@ -4,9 +4,24 @@
 //! Kafka, and it is the only user of RocksDB. Start reading at [`log::LogStore`],
 //! the interface; [`engine`] is the disk, [`memory`] the disk of the simulation.
 
+pub mod directory;
+pub mod engine;
 pub mod log;
+pub mod memory;
 
+mod group_log;
+mod head;
+mod housekeeper;
+mod keys;
+mod options;
+mod reader;
+mod tail_cache;
+mod writer;
+
+pub use directory::DataDirectory;
+pub use engine::{Engine, EngineOptions};
 pub use log::{
     Checkpoint, Done, Entry, GroupId, GroupState, LogStore, SharedStore, StorageError, TermStart,
     Write,
 };
+pub use memory::MemoryDisk;

@@ -88,7 +88,7 @@ pub struct GroupState {
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// One change to one group. Changes of a group take effect in submission order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Write {
     /// Adds entries at the end. The first index must follow the last one held.
     Append(Vec<Entry>),

@@ -1,0 +1,497 @@
+//! The disk: one RocksDB for all groups of a node.
+//!
+//! Three threads belong to an engine: the writer and the sync thread
+//! ([`crate::writer`]) and the housekeeper ([`crate::housekeeper`]). All sleep
+//! while there is nothing to do. Dropping the engine writes and syncs what is
+//! queued, and ends them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, RwLock, mpsc};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+use rocksdb::DB;
+
+use crate::group_log::{GroupLog, Inner};
+use crate::housekeeper::{self, Housekeeper};
+use crate::keys::{self, Kind};
+use crate::log::{Checkpoint, Done, Entry, GroupId, GroupState, LogStore, StorageError, Write};
+use crate::options;
+pub use crate::options::EngineOptions;
+use crate::reader::{Reader, io_error};
+use crate::tail_cache::Evictor;
+use crate::writer::{Change, Writer, fatal};
+
+/// A drop that frees less than this waits for RocksDB's own compactions.
+const DROP_BYTES_MIN: u64 = 1 << 20;
+
+/// A [`LogStore`] on disk.
+pub struct Engine {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+    syncer: Option<JoinHandle<()>>,
+    housekeeper: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    db: DB,
+    groups: RwLock<HashMap<GroupId, Arc<GroupLog>>>,
+    writer: Writer,
+    housekeeper: Housekeeper,
+}
+
+const POISONED: &str = "the map of groups is never left half changed";
+
+impl Engine {
+    /// Opens the store in `path`, or makes an empty one.
+    pub fn open(path: &Path, engine_options: EngineOptions) -> Result<Arc<Engine>, StorageError> {
+        let refused = |reason: String| StorageError::Directory {
+            path: path.display().to_string(),
+            reason,
+        };
+        let io = |doing| move |source: io::Error| StorageError::Io { doing, source };
+        fs::create_dir_all(path).map_err(io("creating the store's directory"))?;
+        let watermark_path = path.join("synced");
+        let watermark =
+            housekeeper::read_watermark(&watermark_path).map_err(io("reading the watermark"))?;
+        let direct = options::supports_direct_io(path);
+        if !direct {
+            tracing::warn!(path = %path.display(), "no direct i/o here, flushes go through the page cache");
+        }
+        let db = DB::open_cf_descriptors(
+            &options::database(&engine_options, direct),
+            path.join("rocksdb"),
+            options::families(&engine_options),
+        )
+        .map_err(|error| io_error("opening the database", error))?;
+        check_format(&db).map_err(|error| match error {
+            FormatError::Newer(found) => refused(format!(
+                "its format is version {found}, this program writes version {}; use the program that wrote it",
+                keys::FORMAT_VERSION
+            )),
+            FormatError::Database(error) => error,
+        })?;
+        let recovered = db.latest_sequence_number();
+        if let Some(synced) = watermark
+            && recovered < synced
+        {
+            return Err(refused(format!(
+                "synced data was lost: recovery ended at {recovered}, but {synced} had been synced; \
+                 the disk can't be trusted, format a new directory and let the replicas heal"
+            )));
+        }
+        Engine::start(db, watermark_path, &engine_options)
+            .map_err(io("starting the storage threads"))
+    }
+
+    fn start(
+        db: DB,
+        watermark: std::path::PathBuf,
+        engine_options: &EngineOptions,
+    ) -> io::Result<Arc<Engine>> {
+        let shared = Arc::new(Shared {
+            db,
+            groups: RwLock::default(),
+            writer: Writer::new(engine_options.queue_bytes_max),
+            housekeeper: Housekeeper::new(watermark),
+        });
+        let evictor = Evictor::new(engine_options.tail_cache_bytes);
+        let spawn = |name: &str, body: Box<dyn FnOnce(Arc<Shared>) + Send>| {
+            let shared = shared.clone();
+            let thread = thread::Builder::new().name(name.into());
+            thread.spawn(move || body(shared))
+        };
+        let writer = spawn(
+            "store-writer",
+            Box::new(move |shared| {
+                let forget = |change: &Change| shared.forget(change);
+                shared.writer.run_writer(&shared.db, evictor, forget);
+            }),
+        )?;
+        let syncer = spawn(
+            "store-sync",
+            Box::new(|shared| shared.writer.run_sync(&shared.db, &shared.housekeeper)),
+        )?;
+        let housekeeper = spawn(
+            "store-housekeep",
+            Box::new(|shared| shared.housekeeper.run(&shared.db)),
+        )?;
+        Ok(Arc::new(Engine {
+            shared,
+            writer: Some(writer),
+            syncer: Some(syncer),
+            housekeeper: Some(housekeeper),
+        }))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let join = |thread: Option<JoinHandle<()>>| {
+            // A completion may hold the last reference; its thread ends by itself.
+            if let Some(thread) = thread
+                && thread.thread().id() != thread::current().id()
+                && thread.join().is_err()
+            {
+                tracing::error!("a storage thread panicked");
+            }
+        };
+        self.shared.writer.close_queue();
+        join(self.writer.take());
+        self.shared.writer.close_sync();
+        join(self.syncer.take());
+        let sequence = self.shared.db.latest_sequence_number();
+        if let Err(error) = self.shared.db.flush_wal(true) {
+            fatal("syncing the log at close", &error.to_string());
+        }
+        self.shared.housekeeper.synced(sequence);
+        self.shared.housekeeper.close();
+        join(self.housekeeper.take());
+    }
+}
+
+enum FormatError {
+    Newer(u32),
+    Database(StorageError),
+}
+
+/// Checks the version of the layouts; an empty database is given ours.
+fn check_format(db: &DB) -> Result<(), FormatError> {
+    let database = |doing| move |error| FormatError::Database(io_error(doing, error));
+    let found = db
+        .get(keys::FORMAT_KEY)
+        .map_err(database("reading the format version"))?;
+    let Some(found) = found else {
+        return db
+            .put(keys::FORMAT_KEY, keys::FORMAT_VERSION.to_be_bytes())
+            .and_then(|()| db.flush_wal(true))
+            .map_err(database("writing the format version"));
+    };
+    match found.as_slice().try_into().map(u32::from_be_bytes) {
+        Ok(keys::FORMAT_VERSION) => Ok(()),
+        Ok(version) => Err(FormatError::Newer(version)),
+        Err(_) => Err(FormatError::Newer(u32::MAX)),
+    }
+}
+
+impl Shared {
+    /// A group, loaded when it is first asked for.
+    fn group(&self, id: GroupId) -> Result<Arc<GroupLog>, StorageError> {
+        if let Some(group) = self.groups.read().expect(POISONED).get(&id) {
+            return Ok(group.clone());
+        }
+        let (state, end) = Reader::new(&self.db).group(id)?;
+        let start = (state.last == state.purged).then_some(end);
+        let group = GroupLog::new(id, state, start, end);
+        let mut groups = self.groups.write().expect(POISONED);
+        Ok(groups.entry(id).or_insert(group).clone())
+    }
+
+    /// A written drop: the group leaves memory unless it was written to again.
+    fn forget(&self, change: &Change) {
+        let mut groups = self.groups.write().expect(POISONED);
+        let mut inner = change.group.lock();
+        if inner.submission == change.submission {
+            inner.gone = true;
+            groups.remove(&change.group.id);
+        }
+        if change.end >= DROP_BYTES_MIN {
+            self.housekeeper.dropped(change.group.id);
+        }
+    }
+
+    fn submit(&self, id: GroupId, write: Write, done: Option<Done>) -> Result<(), StorageError> {
+        let bytes = weight(&write);
+        self.writer.reserve(bytes);
+        loop {
+            let group = self.group(id)?;
+            let mut inner = group.lock();
+            if inner.gone {
+                continue;
+            }
+            let change = self.change(&group, &mut inner, write)?;
+            let is_append = matches!(change.write, Write::Append(_));
+            let ticket = self.writer.push(Some(change), done, bytes);
+            if !is_append {
+                inner.state_ticket = ticket;
+            }
+            return Ok(());
+        }
+    }
+
+    /// Brings the group's memory to where it is after the write.
+    fn change(
+        &self,
+        group: &Arc<GroupLog>,
+        inner: &mut Inner,
+        write: Write,
+    ) -> Result<Change, StorageError> {
+        let effects = inner.state.apply(group.id, &write);
+        inner.submission += 1;
+        let mut end = inner.end;
+        match &write {
+            Write::Append(entries) => {
+                for entry in entries {
+                    inner.end += entry.payload.len() as u64;
+                    inner.tail.push(entry.clone(), inner.end, inner.submission);
+                }
+            }
+            Write::Truncate { .. } => {
+                if let Some((next, _)) = effects.entries_gone {
+                    inner.cuts += 1;
+                    if next > inner.state.first_index() {
+                        inner.end = self.position(group.id, inner, next - 1)?.1;
+                    } else {
+                        inner.start = Some(inner.end);
+                    }
+                    inner.tail.cut_from(next);
+                }
+            }
+            Write::Purge { index, .. } if effects.entries_gone.is_some() => {
+                inner.tail.cut_to(*index);
+                let empty = inner.state.last == inner.state.purged;
+                inner.start = empty.then_some(inner.end);
+            }
+            Write::Drop => {
+                inner.cuts += 1;
+                inner.tail.clear();
+                end -= inner.start.unwrap_or(0);
+                inner.end = 0;
+                inner.start = Some(0);
+            }
+            _ => {}
+        }
+        Ok(Change {
+            group: group.clone(),
+            write,
+            effects,
+            end,
+            submission: inner.submission,
+        })
+    }
+
+    /// Where an entry that is held lies in the log's bytes.
+    fn position(&self, id: GroupId, inner: &Inner, index: u64) -> Result<(u64, u64), StorageError> {
+        if let Some(position) = inner.tail.position(index) {
+            return Ok(position);
+        }
+        // What is not in the tail is written.
+        let found = Reader::new(&self.db).position(id, index)?;
+        found.ok_or(StorageError::Format {
+            group: id,
+            what: "log (an entry is missing)",
+        })
+    }
+
+    fn read(
+        &self,
+        id: GroupId,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let group = self.group(id)?;
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        let mut cuts = group.lock().cuts;
+        let mut next = from;
+        loop {
+            let disk_end;
+            {
+                let inner = group.lock();
+                if inner.cuts != cuts {
+                    // Entries were replaced meanwhile.
+                    (cuts, next, bytes) = (inner.cuts, from, 0);
+                    out.clear();
+                }
+                let end = to.min(inner.state.next_index());
+                if next >= end || next < inner.state.first_index() {
+                    return Ok(out);
+                }
+                if inner.tail.read(next, end, bytes_max, &mut bytes, &mut out) {
+                    return Ok(out);
+                }
+                disk_end = inner.tail.first_index().map_or(end, |first| first.min(end));
+            }
+            let reader = Reader::new(&self.db);
+            reader.entries(id, next, disk_end, bytes_max, &mut bytes, &mut out)?;
+            let reached = out.last().map_or(from, |entry| entry.index + 1);
+            let inner = group.lock();
+            let same = inner.cuts == cuts;
+            if same && reached > next && bytes >= bytes_max {
+                return Ok(out);
+            }
+            if same && reached == next {
+                if !out.is_empty() || next < inner.state.first_index() {
+                    // The bound is reached, or a purge came in between.
+                    return Ok(out);
+                }
+                return Err(StorageError::Format {
+                    group: id,
+                    what: "log (an entry is missing)",
+                });
+            }
+            next = reached;
+        }
+    }
+
+    /// Waits until the group's records, its entries aside, are in the database.
+    fn settle(&self, id: GroupId) -> Result<(), StorageError> {
+        let ticket = self.group(id)?.lock().state_ticket;
+        self.writer.wait_written(ticket);
+        Ok(())
+    }
+}
+
+/// What a write is counted with while it is queued.
+fn weight(write: &Write) -> usize {
+    64 + match write {
+        Write::Append(entries) => entries.iter().map(Entry::weight).sum(),
+        Write::Vote(vote) => vote.len(),
+        Write::Checkpoint { checkpoint, .. } => checkpoint.bytes.len(),
+        Write::Keys(pairs) => pairs
+            .iter()
+            .map(|(key, value)| 64 + key.len() + value.as_ref().map_or(0, Bytes::len))
+            .sum(),
+        Write::Truncate { .. } | Write::Purge { .. } | Write::Drop => 0,
+    }
+}
+
+impl LogStore for Engine {
+    fn open_group(&self, group: GroupId) -> Result<GroupState, StorageError> {
+        Ok(self.shared.group(group)?.lock().state.clone())
+    }
+
+    fn groups(&self) -> Result<Vec<GroupId>, StorageError> {
+        let writer = &self.shared.writer;
+        writer.wait_written(writer.last_ticket());
+        Reader::new(&self.shared.db).groups()
+    }
+
+    fn submit(&self, group: GroupId, write: Write, done: Option<Done>) {
+        if let Err(error) = self.shared.submit(group, write, done) {
+            fatal("reading what a write depends on", &error.to_string());
+        }
+    }
+
+    fn read_tail(
+        &self,
+        group: GroupId,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Option<Vec<Entry>> {
+        let group = self
+            .shared
+            .groups
+            .read()
+            .expect(POISONED)
+            .get(&group)?
+            .clone();
+        let inner = group.lock();
+        let mut out = Vec::new();
+        if from >= to || from >= inner.state.next_index() {
+            return Some(out);
+        }
+        let held = inner.tail.read(from, to, bytes_max, &mut 0, &mut out);
+        held.then_some(out)
+    }
+
+    fn read(
+        &self,
+        group: GroupId,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.shared.read(group, from, to, bytes_max)
+    }
+
+    fn checkpoint(&self, group: GroupId, index: u64) -> Result<Option<Checkpoint>, StorageError> {
+        self.shared.settle(group)?;
+        let key = keys::numbered(group, Kind::Checkpoint, index);
+        let Some(value) = Reader::new(&self.shared.db).state(&key)? else {
+            return Ok(None);
+        };
+        let Some((term, _)) = keys::decode_checkpoint(&value) else {
+            return Err(StorageError::Format {
+                group,
+                what: "checkpoint",
+            });
+        };
+        Ok(Some(Checkpoint {
+            index,
+            term,
+            bytes: value.slice(8..),
+        }))
+    }
+
+    fn get(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.shared.settle(group)?;
+        Reader::new(&self.shared.db).state(&keys::own(group, key))
+    }
+
+    fn get_at_or_before(
+        &self,
+        group: GroupId,
+        prefix: &[u8],
+        key: &[u8],
+    ) -> Result<Option<(Bytes, Bytes)>, StorageError> {
+        self.shared.settle(group)?;
+        Reader::new(&self.shared.db).own_at_or_before(group, prefix, key)
+    }
+
+    fn scan(
+        &self,
+        group: GroupId,
+        from: &[u8],
+        to: &[u8],
+        count_max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        self.shared.settle(group)?;
+        Reader::new(&self.shared.db).own_scan(group, from, to, count_max)
+    }
+
+    fn size_on_disk(&self, group: GroupId) -> u64 {
+        let Ok(log) = self.shared.group(group) else {
+            return 0;
+        };
+        let mut inner = log.lock();
+        if inner.start.is_none() {
+            let first = inner.state.first_index();
+            match self.shared.position(group, &inner, first) {
+                Ok((start, _)) => inner.start = Some(start),
+                Err(error) => {
+                    tracing::warn!(%group, %error, "can't tell the size of a log");
+                    return 0;
+                }
+            }
+        }
+        inner.end - inner.start.unwrap_or(inner.end)
+    }
+
+    fn last_sync_age_ms(&self) -> u64 {
+        self.shared.writer.last_sync_age_ms()
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let done: Done = Box::new(move |result| {
+            if sender.send(result).is_err() {
+                tracing::debug!("nobody waits for a flush any more");
+            }
+        });
+        self.shared.writer.reserve(0);
+        self.shared.writer.push(None, Some(done), 0);
+        receiver
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the store is closed")))
+            .map_err(|source| StorageError::Io {
+                doing: "flushing",
+                source,
+            })
+    }
+}

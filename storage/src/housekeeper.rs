@@ -1,0 +1,165 @@
+//! Work that may wait: the durable watermark and freeing the space of dropped groups.
+//!
+//! The watermark is the newest RocksDB sequence number known to be synced, in
+//! a small file of its own. A recovery that ends below it has lost synced data
+//! (point-in-time recovery stops at the first damaged record without a word),
+//! and such a replica must not vote.
+//!
+//! One thread owns both. It sleeps until told of something, then gathers for a
+//! second before it acts; an idle engine never wakes it.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rocksdb::DB;
+
+use crate::keys;
+use crate::log::GroupId;
+use crate::writer::{AbortOnPanic, fatal};
+
+const GATHER: Duration = Duration::from_secs(1);
+const POISONED: &str = "the housekeeper ends the process when it panics";
+
+#[derive(Default)]
+struct Due {
+    synced: Option<u64>,
+    dropped: Vec<GroupId>,
+    closing: bool,
+}
+
+impl Due {
+    fn anything(&self) -> bool {
+        self.closing || self.synced.is_some() || !self.dropped.is_empty()
+    }
+}
+
+/// The mailbox of the housekeeping thread.
+pub(crate) struct Housekeeper {
+    due: Mutex<Due>,
+    wake: Condvar,
+    watermark: PathBuf,
+}
+
+impl Housekeeper {
+    pub(crate) fn new(watermark: PathBuf) -> Housekeeper {
+        Housekeeper {
+            due: Mutex::default(),
+            wake: Condvar::new(),
+            watermark,
+        }
+    }
+
+    /// Everything up to `sequence` is synced.
+    pub(crate) fn synced(&self, sequence: u64) {
+        let mut due = self.due.lock().expect(POISONED);
+        let first = due.synced.replace(sequence).is_none();
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The space of a dropped group is to be freed.
+    pub(crate) fn dropped(&self, group: GroupId) {
+        self.due.lock().expect(POISONED).dropped.push(group);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        self.due.lock().expect(POISONED).closing = true;
+        self.wake.notify_one();
+    }
+
+    /// The body of the thread.
+    pub(crate) fn run(&self, db: &DB) {
+        let _guard = AbortOnPanic;
+        loop {
+            let due = self.gather();
+            if let Some(sequence) = due.synced
+                && let Err(error) = write_watermark(&self.watermark, sequence)
+            {
+                // All that is lost at a close is the sharpness of the check.
+                if due.closing {
+                    tracing::warn!(%error, "can't write the watermark at close");
+                } else {
+                    fatal("writing the watermark", &error.to_string());
+                }
+            }
+            if due.closing {
+                return;
+            }
+            free_space(db, &due.dropped);
+        }
+    }
+
+    fn gather(&self) -> Due {
+        let mut due = self.due.lock().expect(POISONED);
+        while !due.anything() {
+            due = self.wake.wait(due).expect(POISONED);
+        }
+        let until = Instant::now() + GATHER;
+        while !due.closing {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            due = self.wake.wait_timeout(due, left).expect(POISONED).0;
+        }
+        let closing = due.closing;
+        Due {
+            closing,
+            ..std::mem::take(&mut *due)
+        }
+    }
+}
+
+/// Compacts what the groups' range deletions cover. Payloads lie in blob files,
+/// so this rewrites keys only; blob files without a live payload then go.
+fn free_space(db: &DB, dropped: &[GroupId]) {
+    let (Some(first), Some(last)) = (dropped.iter().min(), dropped.iter().max()) else {
+        return;
+    };
+    let log = db.cf_handle(keys::LOG).expect("opened with it");
+    let ranges: Vec<(GroupId, GroupId)> = if dropped.len() > 16 {
+        vec![(*first, *last)]
+    } else {
+        dropped.iter().map(|group| (*group, *group)).collect()
+    };
+    for (first, last) in ranges {
+        let (from, to) = (keys::entry_bound(first, 0), keys::entries_end(last));
+        db.compact_range_cf(log, Some(from), Some(to));
+    }
+}
+
+const MAGIC: &str = "drave synced";
+
+/// Replaces the watermark; durable when this returns.
+pub(crate) fn write_watermark(path: &Path, sequence: u64) -> io::Result<()> {
+    replace_file(path, format!("{MAGIC} {sequence}\n").as_bytes())
+}
+
+/// The watermark, if one was ever written.
+pub(crate) fn read_watermark(path: &Path) -> io::Result<Option<u64>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    text.strip_prefix(MAGIC)
+        .and_then(|rest| rest.trim().parse().ok())
+        .map(Some)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable watermark"))
+}
+
+/// Replaces a small file so that a crash leaves the old or the new one, whole.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let next = path.with_extension("new");
+    let mut file = fs::File::create(&next)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::File::open(parent)?.sync_all()
+}

@@ -1,0 +1,275 @@
+//! Reading what the database holds: entries by iterator, and the loading of a group.
+
+use bytes::Bytes;
+use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions};
+
+use crate::keys::{self, EntryKey, Kind};
+use crate::log::{Entry, GroupId, GroupState, StorageError};
+
+/// Cold reads are sequential: fetch ahead by this much.
+const READ_AHEAD_BYTES: usize = 1 << 20;
+
+/// A view of the database for reads. Cheap to make.
+pub(crate) struct Reader<'a> {
+    db: &'a DB,
+    log: &'a ColumnFamily,
+    state: &'a ColumnFamily,
+}
+
+/// A database error as this crate's.
+pub(crate) fn io_error(doing: &'static str, error: rocksdb::Error) -> StorageError {
+    StorageError::Io {
+        doing,
+        source: std::io::Error::other(error.into_string()),
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(db: &'a DB) -> Reader<'a> {
+        Reader {
+            db,
+            log: db.cf_handle(keys::LOG).expect("opened with it"),
+            state: db.cf_handle(keys::STATE).expect("opened with it"),
+        }
+    }
+
+    fn iterate(
+        &self,
+        cf: &ColumnFamily,
+        from: &[u8],
+        to: &[u8],
+        read_ahead: usize,
+    ) -> DBRawIterator<'a> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
+        options.fill_cache(read_ahead == 0);
+        if read_ahead > 0 {
+            options.set_readahead_size(read_ahead);
+        }
+        self.db.raw_iterator_cf_opt(cf, options)
+    }
+
+    /// Adds entries of `from..to` to `out` until it weighs `bytes_max`, but at
+    /// least one if `out` is empty. Stops before the first index that is missing.
+    pub(crate) fn entries(
+        &self,
+        group: GroupId,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+        bytes: &mut usize,
+        out: &mut Vec<Entry>,
+    ) -> Result<(), StorageError> {
+        let (lower, upper) = (keys::entry_bound(group, from), keys::entry_bound(group, to));
+        let mut iterator = self.iterate(self.log, &lower, &upper, READ_AHEAD_BYTES);
+        iterator.seek_to_first();
+        let mut next = from;
+        while let Some((key, value)) = iterator.item() {
+            let head = entry_key(group, key)?;
+            if head.index != next {
+                return Ok(());
+            }
+            let weight = 64 + value.len();
+            if !out.is_empty() && *bytes + weight > bytes_max {
+                return Ok(());
+            }
+            let found = crc32c::crc32c(value);
+            if found != head.checksum {
+                return Err(StorageError::Corrupt {
+                    group,
+                    index: head.index,
+                    expected: head.checksum,
+                    found,
+                });
+            }
+            *bytes += weight;
+            out.push(Entry {
+                index: head.index,
+                term: head.term,
+                tag: head.tag,
+                stamp: head.stamp,
+                checksum: head.checksum,
+                payload: Bytes::copy_from_slice(value),
+            });
+            next += 1;
+            iterator.next();
+        }
+        iterator
+            .status()
+            .map_err(|error| io_error("reading entries", error))
+    }
+
+    /// Where the payload of an entry starts and ends in the log's bytes.
+    pub(crate) fn position(
+        &self,
+        group: GroupId,
+        index: u64,
+    ) -> Result<Option<(u64, u64)>, StorageError> {
+        let lower = keys::entry_bound(group, index);
+        let upper = keys::entry_bound(group, index + 1);
+        let mut iterator = self.iterate(self.log, &lower, &upper, 0);
+        iterator.seek_to_first();
+        let Some((key, value)) = iterator.item() else {
+            iterator
+                .status()
+                .map_err(|error| io_error("reading an entry", error))?;
+            return Ok(None);
+        };
+        let head = entry_key(group, key)?;
+        Ok(Some((
+            head.end.saturating_sub(value.len() as u64),
+            head.end,
+        )))
+    }
+
+    /// Loads a group: its state, and the log's bytes up to its end.
+    pub(crate) fn group(&self, group: GroupId) -> Result<(GroupState, u64), StorageError> {
+        let format = |what| StorageError::Format { group, what };
+        let mut state = GroupState::default();
+        let from = keys::state_start(group);
+        // The group's own key space comes last and is not read.
+        let to = keys::kind_start(group, Kind::Own);
+        let mut iterator = self.iterate(self.state, &from, &to, 0);
+        iterator.seek_to_first();
+        while let Some((key, value)) = iterator.item() {
+            match key.get(8) {
+                Some(kind) if *kind == Kind::Vote as u8 => {
+                    state.vote = Some(Bytes::copy_from_slice(value));
+                }
+                Some(kind) if *kind == Kind::Purged as u8 => {
+                    state.purged = Some(keys::decode_purged(value).ok_or(format("purge"))?);
+                }
+                Some(kind) if *kind == Kind::TermStart as u8 => {
+                    let start = keys::decode_term_start(key, value).ok_or(format("term start"))?;
+                    state.term_starts.push(start);
+                }
+                Some(kind) if *kind == Kind::Checkpoint as u8 => {
+                    let index = keys::number_of(key).ok_or(format("checkpoint"))?;
+                    state.checkpoints.push(index);
+                }
+                _ => return Err(format("state")),
+            }
+            iterator.next();
+        }
+        iterator
+            .status()
+            .map_err(|error| io_error("reading a group's state", error))?;
+
+        let lower = keys::entry_bound(group, state.first_index());
+        let mut iterator = self.iterate(self.log, &lower, &keys::entries_end(group), 0);
+        iterator.seek_to_last();
+        let mut end = 0;
+        state.last = match iterator.key() {
+            Some(key) => {
+                let head = entry_key(group, key)?;
+                end = head.end;
+                Some((head.index, head.term))
+            }
+            None => state.purged,
+        };
+        iterator
+            .status()
+            .map_err(|error| io_error("reading the last entry", error))?;
+        let newest = state.term_starts.last().map(|start| start.term);
+        let expected = (state.last != state.purged)
+            .then_some(state.last)
+            .flatten()
+            .map(|(_, term)| term);
+        if newest != expected {
+            return Err(format("term start"));
+        }
+        Ok((state, end))
+    }
+
+    /// Every group with a state record; a group with entries has one.
+    pub(crate) fn groups(&self) -> Result<Vec<GroupId>, StorageError> {
+        let mut iterator = self.db.raw_iterator_cf(self.state);
+        let mut groups = Vec::new();
+        iterator.seek_to_first();
+        while let Some(key) = iterator.key() {
+            let group = keys::group_of(key).ok_or(StorageError::Format {
+                group: GroupId(0),
+                what: "state key",
+            })?;
+            groups.push(group);
+            iterator.seek(keys::state_end(group));
+        }
+        iterator
+            .status()
+            .map_err(|error| io_error("listing groups", error))?;
+        Ok(groups)
+    }
+
+    /// A record of the state column family.
+    pub(crate) fn state(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let value = self
+            .db
+            .get_pinned_cf(self.state, key)
+            .map_err(|error| io_error("reading a state record", error))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// The last pair of the group's own key space at or before `key`, and not
+    /// before `prefix`.
+    pub(crate) fn own_at_or_before(
+        &self,
+        group: GroupId,
+        prefix: &[u8],
+        key: &[u8],
+    ) -> Result<Option<(Bytes, Bytes)>, StorageError> {
+        let from = keys::own(group, prefix);
+        let to = keys::kind_end(group, Kind::Own);
+        let mut iterator = self.iterate(self.state, &from, &to, 0);
+        iterator.seek_for_prev(keys::own(group, key));
+        let found = iterator
+            .item()
+            .filter(|(found, _)| found.starts_with(&from))
+            .map(own_pair);
+        iterator
+            .status()
+            .map_err(|error| io_error("reading a key", error))?;
+        Ok(found)
+    }
+
+    /// Pairs of the group's own key space with `from <= key < to`.
+    pub(crate) fn own_scan(
+        &self,
+        group: GroupId,
+        from: &[u8],
+        to: &[u8],
+        count_max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        let mut pairs = Vec::new();
+        if from >= to {
+            return Ok(pairs);
+        }
+        let (from, to) = (keys::own(group, from), keys::own(group, to));
+        let mut iterator = self.iterate(self.state, &from, &to, 0);
+        iterator.seek_to_first();
+        while pairs.len() < count_max
+            && let Some(item) = iterator.item()
+        {
+            pairs.push(own_pair(item));
+            iterator.next();
+        }
+        iterator
+            .status()
+            .map_err(|error| io_error("scanning keys", error))?;
+        Ok(pairs)
+    }
+}
+
+fn own_pair((key, value): (&[u8], &[u8])) -> (Bytes, Bytes) {
+    (
+        Bytes::copy_from_slice(key.get(9..).unwrap_or_default()),
+        Bytes::copy_from_slice(value),
+    )
+}
+
+fn entry_key(group: GroupId, key: &[u8]) -> Result<EntryKey, StorageError> {
+    EntryKey::decode(key).ok_or(StorageError::Format {
+        group,
+        what: "entry key",
+    })
+}
