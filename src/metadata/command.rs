@@ -160,6 +160,14 @@ impl Refusal {
             message: message.into(),
         }
     }
+
+    /// The controller's answer does not fit the question: it is of another version.
+    pub fn unexpected(reply: &Reply) -> Self {
+        Self::new(
+            ResponseError::UnknownServerError,
+            format!("unexpected answer {reply:?}"),
+        )
+    }
 }
 
 /// Bytes that are not a command, a request or a reply of this version.

@@ -19,8 +19,10 @@ pub mod membership;
 pub mod names;
 pub mod placement;
 pub mod planning;
+mod producer_ids;
 pub mod registration;
 pub mod remote;
+pub mod view;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,6 +93,7 @@ pub struct Metadata {
     /// Held by the controller while it places replicas and until its image
     /// shows them, so that the next placement counts them.
     placing: tokio::sync::Mutex<()>,
+    producer_ids: producer_ids::Block,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -109,6 +112,7 @@ impl Metadata {
             image,
             settings,
             placing: tokio::sync::Mutex::new(()),
+            producer_ids: producer_ids::Block::default(),
             tasks: Mutex::default(),
         });
         remote::serve(&metadata);

@@ -1,0 +1,112 @@
+//! The cluster as clients are shown it: the image, with what this broker knows
+//! right now of leaders and of brokers' lives.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use drave_raft::{GroupId, RaftNode, ReplicaId};
+
+use super::image::{BrokerRegistration, Image, PartitionPlacement};
+
+/// A follower further behind its leader than this, in entries, is out of sync.
+const IN_SYNC_LAG_ENTRIES_MAX: u64 = 1_000;
+
+/// A moment of the cluster; make one for each request.
+pub struct ClusterView<'a> {
+    raft: &'a RaftNode,
+    /// The metadata.
+    pub image: Arc<Image>,
+    alive: BTreeSet<u32>,
+}
+
+/// A partition as clients are shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Broker and epoch of the leader, if there is one that clients can reach.
+    pub leader: Option<(u32, i32)>,
+    /// Brokers with a replica.
+    pub replicas: Vec<i32>,
+    /// Those of them that are alive and keep up.
+    pub in_sync: Vec<i32>,
+    /// Those of them that are dead.
+    pub offline: Vec<i32>,
+}
+
+impl<'a> ClusterView<'a> {
+    /// The cluster now.
+    pub fn now(image: Arc<Image>, raft: &'a RaftNode) -> Self {
+        let dead: BTreeSet<u32> = raft
+            .peers()
+            .iter()
+            .filter(|peer| !peer.alive)
+            .map(|peer| peer.broker)
+            .collect();
+        let alive = (image.brokers.values())
+            .filter(|broker| !broker.fenced)
+            .map(|broker| broker.replica.broker)
+            .filter(|broker| !dead.contains(broker) || *broker == raft.replica().broker)
+            .collect();
+        Self { raft, image, alive }
+    }
+
+    /// The brokers that clients are told of.
+    pub fn brokers(&self) -> impl Iterator<Item = &BrokerRegistration> {
+        self.image
+            .brokers
+            .values()
+            .map(Arc::as_ref)
+            .filter(|broker| !broker.fenced)
+    }
+
+    /// The broker that clients are told is the controller.
+    pub fn controller(&self) -> i32 {
+        let leadership = self.raft.leadership(super::image::METADATA_GROUP);
+        let broker = leadership.map(|leadership| leadership.leader.broker);
+        broker
+            .filter(|broker| self.alive.contains(broker))
+            .map_or(-1, |broker| broker as i32)
+    }
+
+    /// A partition now.
+    pub fn partition(&self, placement: &PartitionPlacement) -> PartitionView {
+        let group = GroupId(placement.group);
+        let leadership = self.raft.leadership(group);
+        let leader = leadership
+            .map(|leadership| (leadership.leader.broker, leadership.term as i32))
+            .filter(|(broker, _)| self.alive.contains(broker));
+        let lagging = match leader {
+            Some((broker, _)) if broker == self.raft.replica().broker => self.lagging(group),
+            _ => Vec::new(),
+        };
+        let ids = |keep: &dyn Fn(&ReplicaId) -> bool| -> Vec<i32> {
+            placement
+                .replicas
+                .iter()
+                .filter(|r| keep(r))
+                .map(|r| r.broker as i32)
+                .collect()
+        };
+        let is_alive = |replica: &ReplicaId| self.alive.contains(&replica.broker);
+        PartitionView {
+            leader,
+            replicas: ids(&|_| true),
+            in_sync: ids(&|replica| is_alive(replica) && !lagging.contains(replica)),
+            offline: ids(&|replica| !is_alive(replica)),
+        }
+    }
+
+    /// Followers that the leader, which is here, knows to be far behind.
+    fn lagging(&self, group: GroupId) -> Vec<ReplicaId> {
+        let Some(group) = self.raft.group(group) else {
+            return Vec::new();
+        };
+        let status = group.status();
+        let end = status.last_index.map_or(0, |index| index + 1);
+        let behind = |matched: Option<u64>| end.saturating_sub(matched.map_or(0, |at| at + 1));
+        (status.matched.iter())
+            .filter(|(replica, _)| *replica != self.raft.replica())
+            .filter(|(_, matched)| behind(*matched) > IN_SYNC_LAG_ENTRIES_MAX)
+            .map(|(replica, _)| *replica)
+            .collect()
+    }
+}
