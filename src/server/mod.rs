@@ -6,13 +6,20 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 
-pub mod connection;
+use crate::config::Config;
 
-pub use connection::Connection;
+pub mod connection;
+pub mod frame;
+pub mod listener;
+mod outgoing;
+
+pub use connection::{ClientSoftware, Connection};
+pub use listener::{BindError, Server, bind};
 
 /// The fields of a request's header that the broker acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,3 +79,33 @@ pub trait Dispatch: Send + Sync + 'static {
     /// before this returns.
     fn dispatch(&self, connection: &Arc<Connection>, request: Request) -> Pending;
 }
+
+/// What an operator may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The largest request frame.
+    pub request_bytes_max: usize,
+    /// Bytes of all requests that are being read or not yet answered.
+    pub in_flight_bytes_max: usize,
+    /// Connections at the same time.
+    pub connections_max: usize,
+    /// A connection is closed after so long without a request.
+    pub idle: Duration,
+}
+
+impl Options {
+    /// As configured.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            request_bytes_max: config.socket_request_max_bytes.min(i32::MAX as u32) as usize,
+            in_flight_bytes_max: usize::try_from(config.request_bytes_in_flight_max)
+                .unwrap_or(usize::MAX)
+                .min(tokio::sync::Semaphore::MAX_PERMITS),
+            connections_max: config.connections_max as usize,
+            idle: Duration::from_millis(config.connections_max_idle_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
