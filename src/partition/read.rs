@@ -104,6 +104,9 @@ pub enum ReadError {
         /// The high watermark.
         end: i64,
     },
+    /// The broker is stopping.
+    #[error("the broker is stopping")]
+    Stopping,
 }
 
 /// What is wanted of a partition.
