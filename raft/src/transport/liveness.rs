@@ -70,7 +70,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         shared.publish();
         for event in changes {
-            info!(?event, "peer changed");
             shared.inbound.on_peer(event);
         }
     }
