@@ -51,6 +51,7 @@ pub const APIS: &[Api] = &[
     api(ApiKey::CreatePartitions, 0, 3, 2),
     api(ApiKey::DeleteGroups, 0, 2, 2),
     api(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
+    api(ApiKey::OffsetDelete, 0, 0, i16::MAX),
     api(ApiKey::DescribeCluster, 0, 2, 0),
     api(ApiKey::DescribeTopicPartitions, 0, 0, 0),
 ];

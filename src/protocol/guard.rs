@@ -174,6 +174,10 @@ const TABLES: &[(ApiKey, &[Field])] = &[
         ApiKey::DeleteTopics,
         &[since(6, array(&[STRING, UUID])), until(5, STRINGS), I32],
     ),
+    (
+        ApiKey::OffsetDelete,
+        &[STRING, array(&[STRING, array(&[I32])])],
+    ),
     (ApiKey::DeleteGroups, &[STRINGS]),
     (
         ApiKey::InitProducerId,

@@ -46,6 +46,7 @@ fn decode_again(key: ApiKey, body: Bytes, version: i16) -> Result<Bytes, String>
         ApiKey::CreatePartitions => again::<CreatePartitionsRequest>(body, version),
         ApiKey::DeleteGroups => again::<DeleteGroupsRequest>(body, version),
         ApiKey::IncrementalAlterConfigs => again::<IncrementalAlterConfigsRequest>(body, version),
+        ApiKey::OffsetDelete => again::<OffsetDeleteRequest>(body, version),
         ApiKey::DescribeCluster => again::<DescribeClusterRequest>(body, version),
         ApiKey::DescribeTopicPartitions => again::<DescribeTopicPartitionsRequest>(body, version),
         other => panic!("{other:?} is not in this test"),

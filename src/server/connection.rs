@@ -16,7 +16,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
-use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tracing::{debug, warn};
@@ -37,7 +36,7 @@ pub struct Connection {
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddr,
-    client_id: OnceLock<StrBytes>,
+    client_id: OnceLock<String>,
     software: OnceLock<ClientSoftware>,
     unanswered: AtomicUsize,
 }
@@ -65,7 +64,7 @@ impl Connection {
 
     /// The client id of the first request that had one, else empty.
     pub fn client_id(&self) -> &str {
-        self.client_id.get().map_or("", |id| id)
+        self.client_id.get().map_or("", String::as_str)
     }
 
     /// What the client said of itself, if it did.
@@ -186,7 +185,7 @@ async fn read<R: AsyncRead + Unpin>(
             Err(error) => return ReadEnd::Header(error),
         };
         if let Some(client_id) = &request.header.client_id {
-            connection.client_id.get_or_init(|| client_id.clone());
+            connection.client_id.get_or_init(|| client_id.to_string());
         }
         connection.unanswered.fetch_add(1, Ordering::Relaxed);
         if queue
