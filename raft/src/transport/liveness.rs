@@ -104,14 +104,20 @@ fn judge(
                 peer: Some(before.replica),
             })
         }
-        Some(before) if before != vitals.identity && reachable => Some(PeerEvent::Restarted {
-            peer: replica,
-            incarnation,
-        }),
-        None if heard && reachable && !vitals.gone => Some(PeerEvent::Up {
-            peer: replica,
-            incarnation,
-        }),
+        Some(before) if before != vitals.identity && reachable => {
+            info!(peer = %replica, incarnation, "peer has restarted");
+            Some(PeerEvent::Restarted {
+                peer: replica,
+                incarnation,
+            })
+        }
+        None if heard && reachable && !vitals.gone => {
+            info!(peer = %replica, incarnation, "peer is up");
+            Some(PeerEvent::Up {
+                peer: replica,
+                incarnation,
+            })
+        }
         _ => None,
     }
 }
