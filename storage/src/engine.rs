@@ -25,9 +25,6 @@ use crate::reader::{Reader, io_error};
 use crate::tail_cache::Evictor;
 use crate::writer::{Change, Writer, fatal};
 
-/// A drop that frees less than this waits for RocksDB's own compactions.
-const DROP_BYTES_MIN: u64 = 1 << 20;
-
 /// A [`LogStore`] on disk.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -198,9 +195,7 @@ impl Shared {
             inner.gone = true;
             groups.remove(&change.group.id);
         }
-        if change.end >= DROP_BYTES_MIN {
-            self.housekeeper.dropped(change.group.id);
-        }
+        self.housekeeper.dropped(change.group.id, change.end);
     }
 
     fn submit(&self, id: GroupId, write: Write, done: Option<Done>) -> Result<(), StorageError> {

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use rocksdb::DB;
 
-use crate::keys;
 use crate::log::GroupId;
+use crate::space::{self, Dropped};
 use crate::writer::{AbortOnPanic, fatal};
 
 const GATHER: Duration = Duration::from_secs(1);
@@ -26,13 +26,13 @@ const POISONED: &str = "the housekeeper ends the process when it panics";
 #[derive(Default)]
 struct Due {
     synced: Option<u64>,
-    dropped: Vec<GroupId>,
+    dropped: Dropped,
     closing: bool,
 }
 
 impl Due {
     fn anything(&self) -> bool {
-        self.closing || self.synced.is_some() || !self.dropped.is_empty()
+        self.closing || self.synced.is_some() || self.dropped.is_due()
     }
 }
 
@@ -62,9 +62,12 @@ impl Housekeeper {
     }
 
     /// The space of a dropped group is to be freed.
-    pub(crate) fn dropped(&self, group: GroupId) {
-        self.due.lock().expect(POISONED).dropped.push(group);
-        self.wake.notify_one();
+    pub(crate) fn dropped(&self, group: GroupId, bytes: u64) {
+        let mut due = self.due.lock().expect(POISONED);
+        due.dropped.add(group, bytes);
+        if due.dropped.is_due() {
+            self.wake.notify_one();
+        }
     }
 
     pub(crate) fn close(&self) {
@@ -90,7 +93,9 @@ impl Housekeeper {
             if due.closing {
                 return;
             }
-            free_space(db, &due.dropped);
+            if let Err(error) = space::free(db, &due.dropped) {
+                fatal("freeing the space of dropped groups", &error.to_string());
+            }
         }
     }
 
@@ -107,29 +112,11 @@ impl Housekeeper {
             }
             due = self.wake.wait_timeout(due, left).expect(POISONED).0;
         }
-        let closing = due.closing;
         Due {
-            closing,
-            ..std::mem::take(&mut *due)
+            synced: due.synced.take(),
+            dropped: due.dropped.take_due(),
+            closing: due.closing,
         }
-    }
-}
-
-/// Compacts what the groups' range deletions cover. Payloads lie in blob files,
-/// so this rewrites keys only; blob files without a live payload then go.
-fn free_space(db: &DB, dropped: &[GroupId]) {
-    let (Some(first), Some(last)) = (dropped.iter().min(), dropped.iter().max()) else {
-        return;
-    };
-    let log = db.cf_handle(keys::LOG).expect("opened with it");
-    let ranges: Vec<(GroupId, GroupId)> = if dropped.len() > 16 {
-        vec![(*first, *last)]
-    } else {
-        dropped.iter().map(|group| (*group, *group)).collect()
-    };
-    for (first, last) in ranges {
-        let (from, to) = (keys::entry_bound(first, 0), keys::entries_end(last));
-        db.compact_range_cf(log, Some(from), Some(to));
     }
 }
 
