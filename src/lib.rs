@@ -11,6 +11,7 @@ pub mod handlers;
 pub mod http;
 pub mod limits;
 pub mod metadata;
+pub mod node;
 pub mod partition;
 pub mod protocol;
 pub mod server;

@@ -6,8 +6,6 @@
 
 use std::future::ready;
 
-use bytes::Bytes;
-use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, Encodable};
 
 use crate::protocol::api_versions::{self as table, Api};
@@ -15,9 +13,18 @@ use crate::protocol::{guard, header};
 use crate::server::{CloseConnection, Outcome, Pending, Request, RequestHeader, Response};
 
 pub mod api_versions;
+pub mod cluster;
+pub mod configs;
+pub mod dispatch;
 pub mod group_admin;
 pub mod group_offsets;
 pub mod groups;
+pub mod metadata;
+pub mod producer_ids;
+pub mod records;
+pub mod topics;
+
+pub use dispatch::{Handlers, dispatch};
 
 /// Begins a control request: guarded, decoded as `Req`, handled, encoded.
 pub fn control<Req, Fut>(request: Request, handle: impl FnOnce(i16, Req) -> Fut) -> Pending

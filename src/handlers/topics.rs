@@ -282,7 +282,7 @@ fn topic_configs(broker: &Broker, topic: &Topic) -> Vec<CreatableTopicConfigs> {
 /// Waits until this broker knows a leader of every partition of these topics.
 async fn wait_for_leaders(broker: &Broker, topics: &[String], deadline: Instant) {
     let image = broker.metadata.image();
-    let groups = topics
+    let groups: Vec<GroupId> = topics
         .iter()
         .filter_map(|name| image.topics.get(name))
         .flat_map(|topic| {
@@ -290,7 +290,8 @@ async fn wait_for_leaders(broker: &Broker, topics: &[String], deadline: Instant)
                 .partitions
                 .iter()
                 .map(|partition| GroupId(partition.group))
-        });
+        })
+        .collect();
     for group in groups {
         while broker.raft.leadership(group).is_none() {
             if Instant::now() >= deadline {
