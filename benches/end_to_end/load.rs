@@ -26,19 +26,19 @@ const RECORDS_PER_TURN: u64 = 64;
 const BUFFER_BYTES: usize = 16 << 20;
 
 /// What is sent where for how long.
-pub struct Load {
+pub(crate) struct Load {
     /// What the figures are called.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The topic.
-    pub topic: String,
+    pub(crate) topic: String,
     /// Its partitions.
-    pub partitions: i32,
+    pub(crate) partitions: i32,
     /// Bytes of a record's value.
-    pub record_bytes: usize,
+    pub(crate) record_bytes: usize,
     /// Time before the figures count.
-    pub warm_up: Duration,
+    pub(crate) warm_up: Duration,
     /// Time that counts.
-    pub measured: Duration,
+    pub(crate) measured: Duration,
 }
 
 /// Counted by the producer's reports.
@@ -54,7 +54,7 @@ struct Counted {
 
 impl Load {
     /// Makes the topic, three replicas each, and waits until it has leaders.
-    pub async fn create_topic(&self, servers: &Servers) -> anyhow::Result<()> {
+    pub(crate) async fn create_topic(&self, servers: &Servers) -> anyhow::Result<()> {
         let topic = CreatableTopic::default()
             .with_name(topic_name(&self.topic))
             .with_num_partitions(self.partitions)
@@ -78,7 +78,7 @@ impl Load {
     }
 
     /// Deletes the topic, so that the next load finds the space.
-    pub async fn delete_topic(&self, servers: &Servers) -> anyhow::Result<()> {
+    pub(crate) async fn delete_topic(&self, servers: &Servers) -> anyhow::Result<()> {
         let request = DeleteTopicsRequest::default()
             .with_topics(vec![
                 DeleteTopicState::default().with_name(Some(topic_name(&self.topic))),
@@ -183,7 +183,7 @@ fn random_bytes(size: usize) -> Vec<u8> {
 }
 
 /// At full speed.
-pub async fn throughput(load: &Load, servers: &Servers) -> anyhow::Result<Figures> {
+pub(crate) async fn throughput(load: &Load, servers: &Servers) -> anyhow::Result<Figures> {
     let counted = load.counted()?;
     let producer = load
         .producer(servers, Duration::from_millis(5), &counted)
@@ -219,7 +219,7 @@ fn span(counted: &Mutex<Counted>) -> (Instant, Instant) {
 }
 
 /// At a fixed rate, whatever the brokers do: records that are late are made up for.
-pub async fn latency(load: &Load, servers: &Servers, rate: u64) -> anyhow::Result<Figures> {
+pub(crate) async fn latency(load: &Load, servers: &Servers, rate: u64) -> anyhow::Result<Figures> {
     let counted = load.counted()?;
     let producer = load.producer(servers, Duration::ZERO, &counted).await?;
     let (from, until) = span(&counted);
@@ -247,7 +247,7 @@ pub async fn latency(load: &Load, servers: &Servers, rate: u64) -> anyhow::Resul
 }
 
 /// Reads everything that a load wrote, once.
-pub async fn read_back(load: &Load, servers: &Servers) -> anyhow::Result<Figures> {
+pub(crate) async fn read_back(load: &Load, servers: &Servers) -> anyhow::Result<Figures> {
     let cluster = servers.cluster();
     let first = list_offsets(&cluster, &load.topic, EARLIEST).await?;
     let end = list_offsets(&cluster, &load.topic, LATEST).await?;

@@ -5,42 +5,42 @@ use serde::Serialize;
 
 /// What one load gave.
 #[derive(Clone, Debug, Serialize)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Megabytes (10^6) of record values acknowledged or read a second.
-    pub mb_a_second: f64,
+    pub(crate) mb_a_second: f64,
     /// Records a second.
-    pub records_a_second: f64,
+    pub(crate) records_a_second: f64,
     /// Median time from append to acknowledgement.
-    pub p50_ms: Option<f64>,
+    pub(crate) p50_ms: Option<f64>,
     /// 99% are faster.
-    pub p99_ms: Option<f64>,
+    pub(crate) p99_ms: Option<f64>,
     /// 99.9% are faster.
-    pub p999_ms: Option<f64>,
+    pub(crate) p999_ms: Option<f64>,
     /// Cores that the brokers kept busy.
-    pub cpu_cores: f64,
+    pub(crate) cpu_cores: f64,
     /// CPU seconds of the brokers for 10^9 bytes.
-    pub cpu_seconds_a_gb: f64,
+    pub(crate) cpu_seconds_a_gb: f64,
     /// Bytes sent to the device for each byte.
-    pub written_a_byte: f64,
+    pub(crate) written_a_byte: f64,
     /// Memory of the brokers at the end.
-    pub resident_mb: f64,
+    pub(crate) resident_mb: f64,
 }
 
 /// Figures of one target.
 #[derive(Clone, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// The load.
-    pub scenario: &'static str,
+    pub(crate) scenario: &'static str,
     /// Whose they are.
-    pub target: String,
+    pub(crate) target: String,
     /// The figures.
     #[serde(flatten)]
-    pub figures: Figures,
+    pub(crate) figures: Figures,
 }
 
 impl Figures {
     /// As a line of progress.
-    pub fn sentence(&self) -> String {
+    pub(crate) fn sentence(&self) -> String {
         format!(
             "{:.1} MB/s, {:.0} records/s, p50 {} p99 {} p99.9 {} ms, {:.1} CPU-s/GB, {:.2} cores, {:.0} MB",
             self.mb_a_second,
@@ -104,7 +104,7 @@ fn shown(value: Option<f64>) -> String {
 }
 
 /// One row for each load and target: the median of its rounds.
-pub fn medians(rows: Vec<Row>) -> Vec<Row> {
+pub(crate) fn medians(rows: Vec<Row>) -> Vec<Row> {
     let mut groups: Vec<Vec<Row>> = Vec::new();
     for row in rows {
         let same = |group: &&mut Vec<Row>| {
@@ -131,7 +131,7 @@ pub fn medians(rows: Vec<Row>) -> Vec<Row> {
 }
 
 /// Rows by load, with the ratio of drave to Kafka where both are there.
-pub fn table(rows: &[Row]) -> Table {
+pub(crate) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)

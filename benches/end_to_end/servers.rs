@@ -13,7 +13,7 @@ const DRAVE_BASE_PORT: u16 = 17_092;
 const NODES: u16 = 3;
 
 /// Three brokers.
-pub struct Servers {
+pub(crate) struct Servers {
     bootstrap: String,
     pids: Vec<u32>,
     children: Vec<Child>,
@@ -22,18 +22,18 @@ pub struct Servers {
 
 /// What the brokers have used since they started.
 #[derive(Clone, Copy)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// CPU seconds, user and system.
-    pub cpu_seconds: f64,
+    pub(crate) cpu_seconds: f64,
     /// Bytes sent to the block device.
-    pub written_bytes: u64,
+    pub(crate) written_bytes: u64,
     /// Bytes of memory held now.
-    pub resident_bytes: u64,
+    pub(crate) resident_bytes: u64,
 }
 
 impl Servers {
     /// Three drave brokers, as a real deployment starts them.
-    pub async fn drave(folder: &Path) -> anyhow::Result<Servers> {
+    pub(crate) async fn drave(folder: &Path) -> anyhow::Result<Servers> {
         let port = |node: u16, which: u16| DRAVE_BASE_PORT + (node - 1) * 10 + which;
         let peers: Vec<String> = (1..=NODES)
             .map(|node| format!("{node}@127.0.0.1:{}", port(node, 1)))
@@ -87,7 +87,7 @@ impl Servers {
     }
 
     /// Three Kafka brokers, by a script.
-    pub async fn kafka(script: &Path, folder: &Path, fsync: bool) -> anyhow::Result<Servers> {
+    pub(crate) async fn kafka(script: &Path, folder: &Path, fsync: bool) -> anyhow::Result<Servers> {
         ensure!(
             std::net::TcpListener::bind("127.0.0.1:19092").is_ok(),
             "port 19092 is in use: is a Kafka running already?"
@@ -118,7 +118,7 @@ impl Servers {
     }
 
     /// Brokers that run already.
-    pub fn given(bootstrap: &str, pids: &[u32]) -> Servers {
+    pub(crate) fn given(bootstrap: &str, pids: &[u32]) -> Servers {
         Servers {
             bootstrap: bootstrap.to_owned(),
             pids: pids.to_vec(),
@@ -128,7 +128,7 @@ impl Servers {
     }
 
     /// A client of its own.
-    pub fn cluster(&self) -> Cluster {
+    pub(crate) fn cluster(&self) -> Cluster {
         Cluster::new(&self.bootstrap, "drave-bench")
     }
 
@@ -140,7 +140,7 @@ impl Servers {
     }
 
     /// What all of them have used.
-    pub fn usage(&self) -> anyhow::Result<Usage> {
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         let mut sum = Usage {
             cpu_seconds: 0.0,
             written_bytes: 0,
@@ -170,7 +170,7 @@ impl Servers {
     }
 
     /// Stops what was started.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         self.end();
         Ok(())
     }
