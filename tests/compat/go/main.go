@@ -48,7 +48,7 @@ func codec(name string) kgo.CompressionCodec {
 }
 
 func produce(ctx context.Context, bootstrap, topic, compression string) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec(compression)))
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec(compression)))
 	check("producer", err)
 	defer client.Close()
 	for seq := range records {
@@ -61,7 +61,7 @@ func produce(ctx context.Context, bootstrap, topic, compression string) {
 
 // consume reads `wanted` records, commits exactly what was read, and leaves.
 func consume(ctx context.Context, bootstrap, topic string, wanted int, seen map[int32][]int, positions map[int32]int64) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumeTopics(topic), kgo.ConsumerGroup("group-"+topic),
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ConsumeTopics(topic), kgo.ConsumerGroup("group-"+topic),
 		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	check("consumer", err)
 	var read []*kgo.Record
@@ -100,7 +100,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap))
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...))
 	check("admin", err)
 	_, err = kadm.NewClient(client).CreateTopic(ctx, int32(partitions), -1, nil, topic)
 	check("create topic", err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ func write(bootstrap, topic, path string) {
 	check("file", err)
 	var lock sync.Mutex
 	acked := bufio.NewWriter(file)
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.DefaultProduceTopic(topic), kgo.MaxBufferedRecords(2_000))
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.DefaultProduceTopic(topic), kgo.MaxBufferedRecords(2_000))
 	check("producer", err)
 
 	stop := make(chan struct{})

@@ -34,7 +34,7 @@ const kinds = {
   lz4: CompressionTypes.LZ4,
   zstd: CompressionTypes.ZSTD,
 }
-const kafka = new Kafka({ brokers: [bootstrap], logLevel: logLevel.WARN })
+const kafka = new Kafka({ brokers: bootstrap.split(','), logLevel: logLevel.WARN })
 const seen = new Map()
 const positions = new Map()
 

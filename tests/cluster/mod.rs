@@ -1,0 +1,279 @@
+//! A cluster of real `drave` processes on loopback, for the tests of the whole system.
+//!
+//! Every test program uses a part of this. A [`Cluster`] owns its processes and its folder: whatever way a test ends,
+//! they are ended, and after a failure the last lines of every broker's log are printed and the folder is kept.
+//! With `DRAVE_TEST_BOOTSTRAP=HOST:PORT,…` the tests that only speak to brokers run against a cluster that is up
+//! already, such as Kafka itself, which is how they were proven.
+#![allow(dead_code, reason = "each test program uses its part of the helpers")]
+
+pub mod batch;
+pub mod kafka;
+pub mod wire;
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use kafka::Kafka;
+
+/// How long a cluster may take until every broker is there.
+const START_SECONDS: u64 = 60;
+/// Lines of each log that are shown after a failure.
+const LOG_LINES: usize = 50;
+
+/// Brokers on loopback, 1 to n.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    dir: PathBuf,
+}
+
+/// One broker.
+pub struct Node {
+    /// Its id.
+    pub id: i32,
+    port: u16,
+    flags: Vec<String>,
+    dir: PathBuf,
+    process: Option<Child>,
+}
+
+impl Cluster {
+    /// Starts three brokers and waits until all of them are there.
+    pub fn start() -> Cluster {
+        Cluster::start_with(3, &[])
+    }
+
+    /// Starts `count` brokers with more flags and waits until all of them are there.
+    pub fn start_with(count: u16, flags: &[&str]) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("drave-test-").tempdir().expect("a temporary folder").keep();
+        // Ports are picked all at once, so that no two are the same.
+        let ports = free_ports(usize::from(count) * 3);
+        let peers: Vec<_> = (1..=count).map(|id| format!("{id}@127.0.0.1:{}", ports[usize::from(id) * 3 - 2])).collect();
+        let nodes = (1..=count).map(|id| {
+            let ports = &ports[usize::from(id) * 3 - 3..];
+            let dir = dir.join(format!("node{id}"));
+            let mut all = vec![
+                format!("--node-id={id}"),
+                format!("--listen=127.0.0.1:{}", ports[0]),
+                format!("--advertise=127.0.0.1:{}", ports[0]),
+                format!("--peer-listen=127.0.0.1:{}", ports[1]),
+                format!("--http-listen=127.0.0.1:{}", ports[2]),
+                format!("--peers={}", peers.join(",")),
+                format!("--data={}", dir.join("data").display()),
+                "--group-initial-rebalance-delay-ms=0".to_owned(),
+            ];
+            all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            Node { id: i32::from(id), port: ports[0], flags: all, dir, process: None }
+        });
+        let mut cluster = Cluster { nodes: nodes.collect(), dir };
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
+    /// Address of broker `id`.
+    pub fn address(&self, id: i32) -> String {
+        self.node(id).address()
+    }
+
+    /// Addresses of all brokers, as clients take them.
+    pub fn bootstrap(&self) -> String {
+        self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",")
+    }
+
+    /// A client of this cluster.
+    pub fn kafka(&self) -> Kafka {
+        Kafka::new(&self.bootstrap())
+    }
+
+    /// Broker `id`.
+    pub fn node(&self, id: i32) -> &Node {
+        &self.nodes[id as usize - 1]
+    }
+
+    /// Broker `id`, to be ended or started.
+    pub fn node_mut(&mut self, id: i32) -> &mut Node {
+        &mut self.nodes[id as usize - 1]
+    }
+
+    /// All brokers.
+    pub fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// Waits until every broker shows every broker.
+    pub fn wait_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(START_SECONDS);
+        let count = self.nodes.len();
+        for node in &mut self.nodes {
+            let kafka = Kafka::new(&node.address());
+            while kafka.metadata(&[]).map_or(0, |metadata| metadata.brokers.len()) < count {
+                if let Some(status) = node.exit_status() {
+                    panic!("broker {} ended by itself: {status}", node.id);
+                }
+                assert!(Instant::now() < deadline, "broker {} does not show {count} brokers", node.id);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.kill();
+        }
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                let log = fs::read_to_string(node.log()).unwrap_or_default();
+                let lines: Vec<_> = log.lines().collect();
+                eprintln!("---- the end of {}", node.log().display());
+                eprintln!("{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
+            }
+        } else {
+            fs::remove_dir_all(&self.dir).ok();
+        }
+    }
+}
+
+impl Node {
+    /// Its address for clients.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Its log file.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// The flags it is started with.
+    pub fn flags(&self) -> &[String] {
+        &self.flags
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the broker runs").id()
+    }
+
+    /// Starts the process; does not wait for it to serve.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "broker {} runs already", self.id);
+        fs::create_dir_all(&self.dir).expect("the broker's folder");
+        let log = File::options().create(true).append(true).open(self.log()).expect("the broker's log");
+        let process = Command::new(drave())
+            .arg("server")
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the broker's log"))
+            .stderr(log)
+            .spawn();
+        self.process = Some(process.expect("the built binary starts"));
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+
+    /// SIGTERM, and waits for the process to end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the broker runs");
+        signal("TERM", process.id());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = process.try_wait().expect("the broker's status") {
+                return status;
+            }
+            if Instant::now() >= deadline {
+                process.kill().ok();
+                panic!("broker {} did not stop within 30 s of SIGTERM", self.id);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether the process has ended by itself, and how.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut()?.try_wait().expect("the broker's status")
+    }
+
+    /// Resident memory of the process, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the broker runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+}
+
+/// Sends a signal by `kill`.
+pub fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill runs");
+    assert!(sent.success(), "kill -{name} {pid}: {sent}");
+}
+
+/// The binary under test.
+pub fn drave() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_drave"))
+}
+
+/// Ports that were free a moment ago, below those that the kernel hands out for outgoing connections: a broker that
+/// is started again must find its port free.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let mut held: Vec<(u16, TcpListener)> = Vec::new();
+    let mut candidate = 10_000 + (std::process::id() % 2_000) as u16 * 10;
+    while held.len() < count {
+        candidate = if candidate >= 32_000 { 10_000 } else { candidate + 1 };
+        // A connection too, since a listener with SO_REUSEADDR elsewhere may not stop ours.
+        if TcpStream::connect(("127.0.0.1", candidate)).is_err()
+            && let Ok(listener) = TcpListener::bind(("127.0.0.1", candidate))
+        {
+            held.push((candidate, listener));
+        }
+    }
+    held.into_iter().map(|(port, _)| port).collect()
+}
+
+/// A cluster for tests that leave it whole: ours, or the one that `DRAVE_TEST_BOOTSTRAP` names.
+pub enum Target {
+    /// Started here.
+    Own(Cluster),
+    /// Up already.
+    Given(String),
+}
+
+impl Target {
+    /// Ours, unless another is given.
+    pub fn new() -> Target {
+        match std::env::var("DRAVE_TEST_BOOTSTRAP") {
+            Ok(bootstrap) => Target::Given(bootstrap),
+            Err(_) => Target::Own(Cluster::start()),
+        }
+    }
+
+    /// Addresses of all brokers.
+    pub fn bootstrap(&self) -> String {
+        match self {
+            Target::Own(cluster) => cluster.bootstrap(),
+            Target::Given(bootstrap) => bootstrap.clone(),
+        }
+    }
+
+    /// A client of this cluster.
+    pub fn kafka(&self) -> Kafka {
+        Kafka::new(&self.bootstrap())
+    }
+}
