@@ -38,7 +38,7 @@ enum Outcome {
 #[test]
 fn every_client_reads_back_what_it_wrote_under_every_compression() {
     let missing = install();
-    let target = Target::new();
+    let target = cluster::shared();
     let mut table = BTreeMap::new();
     for (client, toolchain) in CLIENTS {
         // Strict order over all records needs one partition; the sixth round trip spreads them by key.
@@ -46,7 +46,7 @@ fn every_client_reads_back_what_it_wrote_under_every_compression() {
         for (compression, partitions) in round_trips {
             let outcome = match missing.get(toolchain) {
                 Some(reason) => Outcome::Skipped(reason.clone()),
-                None => round_trip(&target, client, compression, partitions),
+                None => round_trip(target, client, compression, partitions),
             };
             table.insert((client, partitions, compression), outcome);
         }

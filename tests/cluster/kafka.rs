@@ -28,7 +28,12 @@ pub mod code {
     pub const OFFSET_OUT_OF_RANGE: i16 = 1;
     pub const CORRUPT_MESSAGE: i16 = 2;
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub const MESSAGE_TOO_LARGE: i16 = 10;
+    pub const REQUEST_TIMED_OUT: i16 = 7;
+    pub const NOT_COORDINATOR: i16 = 16;
+    pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+    pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
     pub const INVALID_TOPIC_EXCEPTION: i16 = 17;
     pub const INVALID_REQUIRED_ACKS: i16 = 21;
     pub const INVALID_TIMESTAMP: i16 = 32;
@@ -39,8 +44,15 @@ pub mod code {
     pub const INVALID_CONFIG: i16 = 40;
     pub const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+    pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+    pub const OFFSET_NOT_AVAILABLE: i16 = 78;
+    pub const INVALID_PRODUCER_EPOCH: i16 = 47;
+    pub const INVALID_REQUEST: i16 = 42;
     pub const INVALID_RECORD: i16 = 87;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
+    /// What a producer may get while leaders change: unknown topic, no leader yet, not the leader, timed out,
+    /// network, coordinator loading, too few replicas (before, after the append), storage, fenced and unknown epoch.
+    pub const RETRIABLE: [i16; 11] = [3, 5, 6, 7, 13, 14, 19, 20, 56, 74, 75];
 }
 
 /// A client of a cluster, for tests that ask one thing at a time.
@@ -150,10 +162,13 @@ impl Kafka {
         Wire::connect(&format!("{}:{}", broker.host, broker.port))
     }
 
-    /// Appends a batch with acks=all and waits for the answer.
+    /// Appends a batch with acks=all and waits for the answer; a new leader is asked until it leads.
     pub fn produce(&self, topic: &str, partition: i32, batch: Vec<u8>) -> produce_response::PartitionProduceResponse {
-        let mut wire = self.leader(topic, partition).expect("a leader");
-        produce(&mut wire, topic, partition, batch).expect("Produce")
+        eventually("a leader to take a batch", || {
+            let mut wire = self.leader(topic, partition).ok()?;
+            let answer = produce(&mut wire, topic, partition, batch.clone()).expect("Produce");
+            (answer.error_code != code::NOT_LEADER_OR_FOLLOWER).then_some(answer)
+        })
     }
 
     /// Error code and offset that ListOffsets gives for a timestamp (-1: latest, -2: earliest, -3: max timestamp).
@@ -164,9 +179,11 @@ impl Kafka {
             .with_current_leader_epoch(-1);
         let topics = vec![ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![wanted])];
         let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
-        let mut wire = self.leader(topic, partition).expect("a leader");
-        let mut response = wire.call(7, &request).expect("ListOffsets");
-        response.topics.remove(0).partitions.remove(0)
+        eventually("a leader to say its offsets", || {
+            let mut response = self.leader(topic, partition).ok()?.call(7, &request).expect("ListOffsets");
+            let answer = response.topics.remove(0).partitions.remove(0);
+            (![code::NOT_LEADER_OR_FOLLOWER, code::OFFSET_NOT_AVAILABLE].contains(&answer.error_code)).then_some(answer)
+        })
     }
 
     /// Offset after the last record.
@@ -206,7 +223,15 @@ impl Kafka {
 
     /// A new producer id and its epoch.
     pub fn producer_id(&self) -> io::Result<(i64, i16)> {
-        let response = self.any(4, &InitProducerIdRequest::default().with_transaction_timeout_ms(60_000).with_producer_id((-1).into()).with_producer_epoch(-1))?;
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
+        let response = eventually("a coordinator", || match self.any(4, &request) {
+            Ok(response) if [code::COORDINATOR_LOAD_IN_PROGRESS, code::COORDINATOR_NOT_AVAILABLE].contains(&response.error_code) => None,
+            other => Some(other),
+        })?;
         match response.error_code {
             code::NONE => Ok((response.producer_id.0, response.producer_epoch)),
             error => Err(io::Error::other(format!("InitProducerId: error {error}"))),
@@ -224,7 +249,7 @@ pub fn produce(wire: &mut Wire, topic: &str, partition: i32, batch: Vec<u8>) -> 
 pub fn produce_request(topic: &str, partition: i32, acks: i16, batch: Vec<u8>) -> ProduceRequest {
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(Bytes::from(batch)));
     let topics = vec![TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data])];
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(10_000).with_topic_data(topics)
+    ProduceRequest::default().with_transactional_id(None).with_acks(acks).with_timeout_ms(10_000).with_topic_data(topics)
 }
 
 /// Reads from one partition, by Fetch 12.

@@ -4,10 +4,11 @@
 //! they are ended, and after a failure the last lines of every broker's log are printed and the folder is kept.
 //! With `DRAVE_TEST_BOOTSTRAP=HOST:PORT,…` the tests that only speak to brokers run against a cluster that is up
 //! already, such as Kafka itself, which is how they were proven.
-#![allow(dead_code, reason = "each test program uses its part of the helpers")]
+#![allow(dead_code, unused_imports, reason = "each test program uses its part of the helpers")]
 
 pub mod batch;
 pub mod kafka;
+mod shared;
 pub mod wire;
 
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use kafka::Kafka;
+pub use shared::{Target, shared};
 
 /// How long a cluster may take until every broker is there.
 const START_SECONDS: u64 = 60;
@@ -90,6 +92,11 @@ impl Cluster {
         Kafka::new(&self.bootstrap())
     }
 
+    /// The folder of this cluster.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Broker `id`.
     pub fn node(&self, id: i32) -> &Node {
         &self.nodes[id as usize - 1]
@@ -128,12 +135,7 @@ impl Drop for Cluster {
             node.kill();
         }
         if std::thread::panicking() {
-            for node in &self.nodes {
-                let log = fs::read_to_string(node.log()).unwrap_or_default();
-                let lines: Vec<_> = log.lines().collect();
-                eprintln!("---- the end of {}", node.log().display());
-                eprintln!("{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
-            }
+            self.nodes.iter().for_each(|node| show_log(&node.log()));
         } else {
             fs::remove_dir_all(&self.dir).ok();
         }
@@ -191,8 +193,13 @@ impl Node {
 
     /// SIGTERM, and waits for the process to end.
     pub fn terminate(&mut self) -> ExitStatus {
+        signal("TERM", self.pid());
+        self.wait()
+    }
+
+    /// Waits for a process that was told to stop.
+    pub fn wait(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the broker runs");
-        signal("TERM", process.id());
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = process.try_wait().expect("the broker's status") {
@@ -200,6 +207,7 @@ impl Node {
             }
             if Instant::now() >= deadline {
                 process.kill().ok();
+                process.wait().ok();
                 panic!("broker {} did not stop within 30 s of SIGTERM", self.id);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -217,6 +225,14 @@ impl Node {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
+}
+
+/// Prints the last lines of a log.
+fn show_log(path: &Path) {
+    let log = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    eprintln!("---- the end of {}", path.display());
+    eprintln!("{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
 }
 
 /// Sends a signal by `kill`.
@@ -245,35 +261,4 @@ pub fn free_ports(count: usize) -> Vec<u16> {
         }
     }
     held.into_iter().map(|(port, _)| port).collect()
-}
-
-/// A cluster for tests that leave it whole: ours, or the one that `DRAVE_TEST_BOOTSTRAP` names.
-pub enum Target {
-    /// Started here.
-    Own(Cluster),
-    /// Up already.
-    Given(String),
-}
-
-impl Target {
-    /// Ours, unless another is given.
-    pub fn new() -> Target {
-        match std::env::var("DRAVE_TEST_BOOTSTRAP") {
-            Ok(bootstrap) => Target::Given(bootstrap),
-            Err(_) => Target::Own(Cluster::start()),
-        }
-    }
-
-    /// Addresses of all brokers.
-    pub fn bootstrap(&self) -> String {
-        match self {
-            Target::Own(cluster) => cluster.bootstrap(),
-            Target::Given(bootstrap) => bootstrap.clone(),
-        }
-    }
-
-    /// A client of this cluster.
-    pub fn kafka(&self) -> Kafka {
-        Kafka::new(&self.bootstrap())
-    }
 }
