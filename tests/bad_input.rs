@@ -33,7 +33,8 @@ const GROWTH_BYTES_MAX: u64 = 96 << 20;
 /// Sends bytes on a connection of their own.
 fn observe(address: &str, bytes: &[u8]) -> (Does, Option<Bytes>) {
     let mut wire = Wire::connect(address).expect("the broker accepts");
-    wire.set_patience(Duration::from_millis(700)).expect("a time-out");
+    wire.set_patience(Duration::from_millis(700))
+        .expect("a time-out");
     wire.send_bytes(bytes).ok(); // it may close before all is sent
     match wire.read_frame() {
         Ok(Some(frame)) => (Answers, Some(frame)),
@@ -49,14 +50,25 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 
 /// A body that starts with an array count of 2^31 - 1, `before` in front of it.
 fn huge_count(api: ApiKey, version: i16, before: &[u8]) -> Vec<u8> {
-    frame(api as i16, version, 1, &[before, &[0x7f, 0xff, 0xff, 0xff]].concat())
+    frame(
+        api as i16,
+        version,
+        1,
+        &[before, &[0x7f, 0xff, 0xff, 0xff]].concat(),
+    )
 }
 
 /// The same with the count as an unsigned varint, as flexible versions have it.
 fn huge_compact_count(api: ApiKey, version: i16, before: &[u8]) -> Vec<u8> {
-    frame(api as i16, version, 1, &[before, &[0xff, 0xff, 0xff, 0xff, 0x07]].concat())
+    frame(
+        api as i16,
+        version,
+        1,
+        &[before, &[0xff, 0xff, 0xff, 0xff, 0x07]].concat(),
+    )
 }
 
+#[rustfmt::skip] // a case a line
 fn cases() -> Vec<(&'static str, Does, Vec<u8>)> {
     let metadata = ApiKey::Metadata as i16;
     vec![
@@ -131,12 +143,23 @@ fn malformed_requests_end_as_in_kafka_and_leave_the_broker_as_it_was() {
         if does != expected {
             wrong.push(format!("{what}: {does:?} where Kafka {expected:?}"));
         }
-        let answer = kafka::produce(&mut bystander, &topic, 0, Batch::of(&[("k", what)]).encode());
-        let error = answer.unwrap_or_else(|error| panic!("after {what}: {error}")).error_code;
+        let answer = kafka::produce(
+            &mut bystander,
+            &topic,
+            0,
+            Batch::of(&[("k", what)]).encode(),
+        );
+        let error = answer
+            .unwrap_or_else(|error| panic!("after {what}: {error}"))
+            .error_code;
         assert_eq!(error, code::NONE, "after {what}");
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    assert_eq!(kafka.read_all(&topic, 0).len(), cases().len(), "the bystander's records are all there");
+    assert_eq!(
+        kafka.read_all(&topic, 0).len(),
+        cases().len(),
+        "the bystander's records are all there"
+    );
     assert_no_growth(target, &before);
 }
 
@@ -147,7 +170,9 @@ fn requests_of_random_bytes_do_no_harm() {
     let before = resident(target);
     let seed = 0x5eed_u64;
     let mut random = Random(seed);
-    let keys: Vec<i16> = (0..92).filter(|key| ApiKey::try_from(*key).is_ok()).collect();
+    let keys: Vec<i16> = (0..92)
+        .filter(|key| ApiKey::try_from(*key).is_ok())
+        .collect();
     // ControlledShutdown and the like would be Kafka's own business: only what clients send.
     for round in 0..1_500 {
         let key = keys[random.below(keys.len())];
@@ -164,11 +189,15 @@ fn requests_of_random_bytes_do_no_harm() {
         };
         wire.send_bytes(&frame(key, version, 1, &body)).ok();
         if round % 10 == 0 {
-            wire.set_patience(Duration::from_millis(100)).expect("a time-out");
+            wire.set_patience(Duration::from_millis(100))
+                .expect("a time-out");
             wire.read_frame().ok();
         }
     }
-    let metadata = target.kafka().metadata(&[]).expect("the broker still answers");
+    let metadata = target
+        .kafka()
+        .metadata(&[])
+        .expect("the broker still answers");
     assert!(!metadata.brokers.is_empty());
     assert_no_growth(target, &before);
 }
@@ -178,24 +207,44 @@ fn an_api_versions_request_from_the_future_is_answered_in_version_0_with_error_3
     let target = cluster::shared();
     let kafka = target.kafka();
     let address = target.address();
-    let (does, reply) = observe(&address, &frame(ApiKey::ApiVersions as i16, 99, 77, &[1, 2, 3]));
+    let (does, reply) = observe(
+        &address,
+        &frame(ApiKey::ApiVersions as i16, 99, 77, &[1, 2, 3]),
+    );
     assert_eq!(does, Answers);
     let mut reply = reply.expect("a reply");
-    assert_eq!(reply.split_to(4).as_ref(), 77i32.to_be_bytes(), "correlation id, and a header of version 0");
+    assert_eq!(
+        reply.split_to(4).as_ref(),
+        77i32.to_be_bytes(),
+        "correlation id, and a header of version 0"
+    );
     let response = ApiVersionsResponse::decode(&mut reply, 0).expect("a body of version 0");
     assert_eq!(response.error_code, code::UNSUPPORTED_VERSION);
     let keys: Vec<_> = response.api_keys.iter().map(|api| api.api_key).collect();
     assert_eq!(keys, [ApiKey::ApiVersions as i16]);
 
-    let nameless = kafka.any(3, &ApiVersionsRequest::default()).expect("a reply");
-    assert_eq!(nameless.error_code, code::INVALID_REQUEST, "a client without a name");
+    let nameless = kafka
+        .any(3, &ApiVersionsRequest::default())
+        .expect("a reply");
+    assert_eq!(
+        nameless.error_code,
+        code::INVALID_REQUEST,
+        "a client without a name"
+    );
     let named = ApiVersionsRequest::default()
         .with_client_software_name(kafka::text("drave-tests"))
         .with_client_software_version(kafka::text("1"));
     let versions = kafka.any(3, &named).expect("a reply");
     assert_eq!(versions.error_code, code::NONE);
-    let produce = versions.api_keys.iter().find(|api| api.api_key == 0).expect("Produce");
-    assert_eq!(produce.min_version, 0, "with more, librdkafka sends gzip, snappy and lz4 uncompressed");
+    let produce = versions
+        .api_keys
+        .iter()
+        .find(|api| api.api_key == 0)
+        .expect("Produce");
+    assert_eq!(
+        produce.min_version, 0,
+        "with more, librdkafka sends gzip, snappy and lz4 uncompressed"
+    );
 }
 
 #[test]
@@ -210,13 +259,16 @@ fn connections_that_send_half_a_frame_and_stay_take_no_memory_from_the_others() 
     let idle: Vec<_> = (0..200)
         .map(|_| {
             let mut wire = Wire::connect(&address).expect("the broker accepts");
-            wire.send_bytes(&104_000_000i32.to_be_bytes()).expect("sent");
+            wire.send_bytes(&104_000_000i32.to_be_bytes())
+                .expect("sent");
             wire.send_bytes(&[0; 16]).expect("sent");
             wire
         })
         .collect();
     let kafka = Kafka::new(&address);
-    kafka.any(1, &MetadataRequest::default().with_topics(None)).expect("the broker still answers");
+    kafka
+        .any(1, &MetadataRequest::default().with_topics(None))
+        .expect("the broker still answers");
     assert_no_growth(target, &before);
     drop(idle);
 }
@@ -224,7 +276,9 @@ fn connections_that_send_half_a_frame_and_stay_take_no_memory_from_the_others() 
 /// Resident bytes of our brokers; none of a cluster that isn't ours.
 fn resident(target: &Target) -> Vec<u64> {
     match target {
-        Target::Own(cluster) => ids(cluster).map(|id| cluster.node(id).resident_bytes()).collect(),
+        Target::Own(cluster) => ids(cluster)
+            .map(|id| cluster.node(id).resident_bytes())
+            .collect(),
         Target::Given(_) => Vec::new(),
     }
 }
@@ -238,7 +292,11 @@ fn assert_no_growth(target: &Target, before: &[u64]) {
     let Target::Own(cluster) = target else { return };
     for (id, (before, after)) in ids(cluster).zip(before.iter().zip(resident(target))) {
         let growth = after.saturating_sub(*before);
-        assert!(growth <= GROWTH_BYTES_MAX, "broker {id} grew by {} MiB", growth >> 20);
+        assert!(
+            growth <= GROWTH_BYTES_MAX,
+            "broker {id} grew by {} MiB",
+            growth >> 20
+        );
         let log = std::fs::read_to_string(cluster.node(id).log()).expect("the broker's log");
         assert!(!log.contains("panicked at"), "broker {id} panicked");
     }

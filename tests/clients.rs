@@ -42,7 +42,10 @@ fn every_client_reads_back_what_it_wrote_under_every_compression() {
     let mut table = BTreeMap::new();
     for (client, toolchain) in CLIENTS {
         // Strict order over all records needs one partition; the sixth round trip spreads them by key.
-        let round_trips = COMPRESSIONS.iter().map(|compression| (*compression, 1)).chain([("none", 3)]);
+        let round_trips = COMPRESSIONS
+            .iter()
+            .map(|compression| (*compression, 1))
+            .chain([("none", 3)]);
         for (compression, partitions) in round_trips {
             let outcome = match missing.get(toolchain) {
                 Some(reason) => Outcome::Skipped(reason.clone()),
@@ -54,17 +57,29 @@ fn every_client_reads_back_what_it_wrote_under_every_compression() {
     show(&table);
     let failed: Vec<_> = table
         .iter()
-        .filter_map(|((client, partitions, compression), outcome)| match outcome {
-            Outcome::Failed(why) => Some(format!("{client}, {compression}, {partitions} partitions: {why}")),
-            _ => None,
-        })
+        .filter_map(
+            |((client, partitions, compression), outcome)| match outcome {
+                Outcome::Failed(why) => Some(format!(
+                    "{client}, {compression}, {partitions} partitions: {why}"
+                )),
+                _ => None,
+            },
+        )
         .collect();
-    assert!(failed.is_empty(), "{} round trips failed:\n{}", failed.len(), failed.join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} round trips failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
 }
 
 /// Installs the toolchains; those that are missing, with the reason.
 fn install() -> BTreeMap<String, String> {
-    let output = Command::new(compat("install")).stderr(Stdio::inherit()).output().expect("tests/compat/install runs");
+    let output = Command::new(compat("install"))
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("tests/compat/install runs");
     let lines = String::from_utf8(output.stdout).expect("text");
     let mut missing = BTreeMap::new();
     for line in lines.lines() {
@@ -77,8 +92,14 @@ fn install() -> BTreeMap<String, String> {
             _ => panic!("tests/compat/install said {line:?}"),
         }
     }
-    let asked = CLIENTS.iter().all(|(_, toolchain)| lines.contains(toolchain));
-    assert!(output.status.success() && asked, "tests/compat/install: {}, {lines}", output.status);
+    let asked = CLIENTS
+        .iter()
+        .all(|(_, toolchain)| lines.contains(toolchain));
+    assert!(
+        output.status.success() && asked,
+        "tests/compat/install: {}, {lines}",
+        output.status
+    );
     missing
 }
 
@@ -88,11 +109,19 @@ fn round_trip(target: &Target, client: &str, compression: &str, partitions: i32)
     let output = Command::new("timeout")
         .arg(ROUND_TRIP_SECONDS)
         .arg(compat("run"))
-        .args([client, &target.bootstrap(), &topic, compression, &partitions.to_string()])
+        .args([
+            client,
+            &target.bootstrap(),
+            &topic,
+            compression,
+            &partitions.to_string(),
+        ])
         .stdin(Stdio::null())
         .output()
         .expect("tests/compat/run runs");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat())
+        .trim()
+        .to_owned();
     match output.status.code() {
         Some(0) => match stored(target, &topic, partitions, compression) {
             Ok(()) => Outcome::Passed(started.elapsed().as_secs_f32()),
@@ -111,10 +140,18 @@ fn stored(target: &Target, topic: &str, partitions: i32, compression: &str) -> R
         let data = kafka.fetch(topic, partition, 0);
         let bytes = data.records.unwrap_or_default();
         let batches = batch::batches(&bytes);
-        let kinds: BTreeSet<_> =
-            batches.iter().map(|(header, _)| COMPRESSIONS[usize::from(header.attributes as u16 & 7)]).collect();
-        if !kinds.contains(compression) || kinds.iter().any(|kind| ![compression, "none"].contains(kind)) {
-            return Err(format!("partition {partition} is stored with compression {kinds:?}"));
+        let kinds: BTreeSet<_> = batches
+            .iter()
+            .map(|(header, _)| COMPRESSIONS[usize::from(header.attributes as u16 & 7)])
+            .collect();
+        if !kinds.contains(compression)
+            || kinds
+                .iter()
+                .any(|kind| ![compression, "none"].contains(kind))
+        {
+            return Err(format!(
+                "partition {partition} is stored with compression {kinds:?}"
+            ));
         }
     }
     Ok(())
@@ -129,19 +166,26 @@ fn show(table: &BTreeMap<(&str, i32, &str), Outcome>) {
     let mut reasons = String::new();
     for (client, _) in CLIENTS {
         lines += &format!("\n{client:14}");
-        for (compression, partitions) in COMPRESSIONS.iter().map(|kind| (*kind, 1)).chain([("none", 3)]) {
+        for (compression, partitions) in COMPRESSIONS
+            .iter()
+            .map(|kind| (*kind, 1))
+            .chain([("none", 3)])
+        {
             let cell = match &table[&(client, partitions, compression)] {
                 Outcome::Passed(seconds) => format!("ok {seconds:.1} s"),
                 Outcome::Failed(_) => "FAILED".to_owned(),
                 Outcome::Skipped(why) => {
-                    reasons += &format!("skipped: {client}, {compression}, {partitions} partitions: {why}\n");
+                    reasons += &format!(
+                        "skipped: {client}, {compression}, {partitions} partitions: {why}\n"
+                    );
                     "skipped".to_owned()
                 }
             };
             lines += &format!("{cell:>14}");
         }
     }
-    let count = |wanted: fn(&Outcome) -> bool| table.values().filter(|outcome| wanted(outcome)).count();
+    let count =
+        |wanted: fn(&Outcome) -> bool| table.values().filter(|outcome| wanted(outcome)).count();
     let passed = count(|outcome| matches!(outcome, Outcome::Passed(_)));
     let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
     let skipped = table.len() - passed - failed;
@@ -151,5 +195,7 @@ fn show(table: &BTreeMap<(&str, i32, &str), Outcome>) {
 
 /// A script of tests/compat.
 fn compat(script: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat").join(script)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/compat")
+        .join(script)
 }

@@ -48,7 +48,9 @@ fn acknowledged_records_survive_every_kill_at_their_offsets() {
     kafka.create(TOPIC, PARTITIONS, &[]);
     kafka.create(FRANZ_TOPIC, PARTITIONS, &[]);
     let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..PARTITIONS).map(|partition| writer(&cluster.bootstrap(), partition, &stop)).collect();
+    let writers: Vec<_> = (0..PARTITIONS)
+        .map(|partition| writer(&cluster.bootstrap(), partition, &stop))
+        .collect();
     let mut franz = Franz::start(&cluster);
     std::thread::sleep(CALM);
 
@@ -64,20 +66,36 @@ fn acknowledged_records_survive_every_kill_at_their_offsets() {
             cluster.wait_ready();
             wait_in_sync(&cluster);
             std::thread::sleep(CALM);
-            kills.push(Kill { name: format!("round {}, broker {id}", round + 1), at, until: Instant::now(), led });
+            kills.push(Kill {
+                name: format!("round {}, broker {id}", round + 1),
+                at,
+                until: Instant::now(),
+                led,
+            });
             franz.assert_running();
         }
     }
     let at = Instant::now();
     cluster.nodes_mut().iter_mut().for_each(cluster::Node::kill);
-    cluster.nodes_mut().iter_mut().for_each(cluster::Node::start);
+    cluster
+        .nodes_mut()
+        .iter_mut()
+        .for_each(cluster::Node::start);
     cluster.wait_ready();
     wait_in_sync(&cluster);
     std::thread::sleep(CALM);
-    let all_at_once = Kill { name: "all at once".to_owned(), at, until: Instant::now(), led: (0..PARTITIONS).collect() };
+    let all_at_once = Kill {
+        name: "all at once".to_owned(),
+        at,
+        until: Instant::now(),
+        led: (0..PARTITIONS).collect(),
+    };
 
     stop.store(true, Ordering::Relaxed);
-    let acked: Vec<Vec<Acked>> = writers.into_iter().map(|writer| writer.join().expect("a writer")).collect();
+    let acked: Vec<Vec<Acked>> = writers
+        .into_iter()
+        .map(|writer| writer.join().expect("a writer"))
+        .collect();
     let franz = franz.stop();
 
     for (partition, acked) in (0..).zip(&acked) {
@@ -92,20 +110,42 @@ fn acknowledged_records_survive_every_kill_at_their_offsets() {
         report += &format!("{}: {}\n", kill.name, summary(&mut found));
         gaps.extend(found);
     }
-    report += &format!("{}: {}\n", all_at_once.name, summary(&mut all_at_once.gaps(&acked)));
+    report += &format!(
+        "{}: {}\n",
+        all_at_once.name,
+        summary(&mut all_at_once.gaps(&acked))
+    );
     let batches: usize = acked.iter().map(Vec::len).sum();
-    report += &format!("{} records acknowledged and found at their offsets\n", batches * BATCH_RECORDS as usize);
+    report += &format!(
+        "{} records acknowledged and found at their offsets\n",
+        batches * BATCH_RECORDS as usize
+    );
     match franz {
-        Some(records) => report += &format!("franz-go: {records} records acknowledged and found at their offsets\n"),
+        Some(records) => {
+            report +=
+                &format!("franz-go: {records} records acknowledged and found at their offsets\n")
+        }
         None => report += "franz-go: skipped, not installed\n",
     }
     report += &format!("single kills: {}\n", summary(&mut gaps));
     // Past the test runner, which keeps the output of a test that passes to itself.
-    write!(std::io::stderr(), "\ntime without a write, per partition that the killed broker led\n{report}").expect("standard error");
+    write!(
+        std::io::stderr(),
+        "\ntime without a write, per partition that the killed broker led\n{report}"
+    )
+    .expect("standard error");
     assert!(!gaps.is_empty(), "no kill met a leader");
     gaps.sort();
-    assert!(gaps[gaps.len() / 2] <= MEDIAN_GAP_MAX, "the median gap is {:?}", gaps[gaps.len() / 2]);
-    assert!(gaps[gaps.len() - 1] <= GAP_MAX, "the longest gap is {:?}", gaps[gaps.len() - 1]);
+    assert!(
+        gaps[gaps.len() / 2] <= MEDIAN_GAP_MAX,
+        "the median gap is {:?}",
+        gaps[gaps.len() / 2]
+    );
+    assert!(
+        gaps[gaps.len() - 1] <= GAP_MAX,
+        "the longest gap is {:?}",
+        gaps[gaps.len() - 1]
+    );
 }
 
 /// A kill, and the partitions that the broker led.
@@ -123,10 +163,15 @@ impl Kill {
             let acked = &acked[*partition as usize];
             let after = acked.partition_point(|batch| batch.at <= self.at);
             // An answer may still be on its way when the process dies: the longest wait from the kill on is meant.
-            let times = acked[after..].iter().map(|batch| batch.at).take_while(|at| *at <= self.until);
+            let times = acked[after..]
+                .iter()
+                .map(|batch| batch.at)
+                .take_while(|at| *at <= self.until);
             let mut longest = Duration::ZERO;
             let mut last = self.at;
-            for at in times.chain((acked.last().is_none_or(|batch| batch.at <= self.until)).then_some(self.until)) {
+            for at in times.chain(
+                (acked.last().is_none_or(|batch| batch.at <= self.until)).then_some(self.until),
+            ) {
                 longest = longest.max(at - last);
                 last = at;
             }
@@ -143,14 +188,22 @@ fn summary(gaps: &mut [Duration]) -> String {
         [] => "led nothing".to_owned(),
         [.., longest] => {
             let longest = longest.as_millis();
-            format!("{} partitions, median {} ms, longest {longest} ms", gaps.len(), gaps[gaps.len() / 2].as_millis())
+            format!(
+                "{} partitions, median {} ms, longest {longest} ms",
+                gaps.len(),
+                gaps[gaps.len() / 2].as_millis()
+            )
         }
     }
 }
 
 fn partitions_led_by(kafka: &Kafka, id: i32) -> Vec<i32> {
     let leaders = kafka.leaders(TOPIC).expect("metadata");
-    leaders.into_iter().filter(|(_, leader)| *leader == id).map(|(partition, _)| partition).collect()
+    leaders
+        .into_iter()
+        .filter(|(_, leader)| *leader == id)
+        .map(|(partition, _)| partition)
+        .collect()
 }
 
 /// Waits until every partition has a leader and all its replicas in sync.
@@ -160,7 +213,10 @@ fn wait_in_sync(cluster: &Cluster) {
         let metadata = kafka.metadata(&[TOPIC, FRANZ_TOPIC]).ok()?;
         let mut partitions = metadata.topics.iter().flat_map(|topic| &topic.partitions);
         partitions
-            .all(|partition| partition.leader_id.0 >= 0 && partition.isr_nodes.len() == partition.replica_nodes.len())
+            .all(|partition| {
+                partition.leader_id.0 >= 0
+                    && partition.isr_nodes.len() == partition.replica_nodes.len()
+            })
             .then_some(())
     });
 }
@@ -174,12 +230,22 @@ fn writer(bootstrap: &str, partition: i32, stop: &Arc<AtomicBool>) -> JoinHandle
         let mut acked = Vec::new();
         let mut sequence = 0;
         while !stop.load(Ordering::Relaxed) {
-            let records: Vec<_> = (0..BATCH_RECORDS).map(|n| (key(partition, sequence + n), "v".repeat(100))).collect();
-            let records: Vec<_> = records.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-            let batch = Batch::of(&records).by(producer_id, epoch, sequence).encode();
+            let records: Vec<_> = (0..BATCH_RECORDS)
+                .map(|n| (key(partition, sequence + n), "v".repeat(100)))
+                .collect();
+            let records: Vec<_> = records
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_str()))
+                .collect();
+            let batch = Batch::of(&records)
+                .by(producer_id, epoch, sequence)
+                .encode();
             let deadline = Instant::now() + Duration::from_secs(60);
             let offset = loop {
-                assert!(Instant::now() < deadline, "partition {partition} took no write for 60 s");
+                assert!(
+                    Instant::now() < deadline,
+                    "partition {partition} took no write for 60 s"
+                );
                 match attempt(&kafka, &mut leader, partition, &batch) {
                     Ok(offset) => break offset,
                     Err(_) => {
@@ -188,7 +254,11 @@ fn writer(bootstrap: &str, partition: i32, stop: &Arc<AtomicBool>) -> JoinHandle
                     }
                 }
             };
-            acked.push(Acked { sequence, offset, at: Instant::now() });
+            acked.push(Acked {
+                sequence,
+                offset,
+                at: Instant::now(),
+            });
             sequence += BATCH_RECORDS;
         }
         acked
@@ -196,7 +266,12 @@ fn writer(bootstrap: &str, partition: i32, stop: &Arc<AtomicBool>) -> JoinHandle
 }
 
 /// One try to append a batch. An answer that isn't one of a change of leaders ends the test.
-fn attempt(kafka: &Kafka, leader: &mut Option<Wire>, partition: i32, batch: &[u8]) -> std::io::Result<i64> {
+fn attempt(
+    kafka: &Kafka,
+    leader: &mut Option<Wire>,
+    partition: i32,
+    batch: &[u8],
+) -> std::io::Result<i64> {
     if leader.is_none() {
         let mut wire = kafka.leader(TOPIC, partition)?;
         wire.set_patience(Duration::from_secs(3))?;
@@ -206,7 +281,9 @@ fn attempt(kafka: &Kafka, leader: &mut Option<Wire>, partition: i32, batch: &[u8
     let answer = kafka::produce(wire, TOPIC, partition, batch.to_vec())?;
     match answer.error_code {
         code::NONE => Ok(answer.base_offset),
-        error if code::RETRIABLE.contains(&error) => Err(std::io::Error::other(format!("error {error}"))),
+        error if code::RETRIABLE.contains(&error) => {
+            Err(std::io::Error::other(format!("error {error}")))
+        }
         error => panic!("partition {partition}: Produce gives error {error}, which no retry mends"),
     }
 }
@@ -220,14 +297,31 @@ fn check_partition(kafka: &Kafka, partition: i32, acked: &[Acked]) {
     let records = kafka.read_all(TOPIC, partition);
     for (sequence, record) in (0..).zip(&records) {
         let found = String::from_utf8_lossy(&record.key);
-        assert_eq!(found, key(partition, sequence), "partition {partition}, offset {}", record.offset);
+        assert_eq!(
+            found,
+            key(partition, sequence),
+            "partition {partition}, offset {}",
+            record.offset
+        );
     }
     let written = acked.len() * BATCH_RECORDS as usize;
-    assert!(acked.len() > 100, "partition {partition} took only {} batches", acked.len());
-    assert!(records.len() >= written, "partition {partition}: {written} records acknowledged, {} there", records.len());
+    assert!(
+        acked.len() > 100,
+        "partition {partition} took only {} batches",
+        acked.len()
+    );
+    assert!(
+        records.len() >= written,
+        "partition {partition}: {written} records acknowledged, {} there",
+        records.len()
+    );
     for batch in acked {
         let record = &records[batch.sequence as usize];
-        assert_eq!(record.offset, batch.offset, "partition {partition}: sequence {}", batch.sequence);
+        assert_eq!(
+            record.offset, batch.offset,
+            "partition {partition}: sequence {}",
+            batch.sequence
+        );
     }
 }
 
@@ -240,24 +334,35 @@ struct Franz {
 impl Franz {
     fn start(cluster: &Cluster) -> Franz {
         let file = cluster.dir().join("franz-acked");
-        let installed = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/install"))
-            .arg("go")
-            .output()
-            .expect("tests/compat/install runs");
+        let installed =
+            Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/install"))
+                .arg("go")
+                .output()
+                .expect("tests/compat/install runs");
         if !String::from_utf8_lossy(&installed.stdout).contains("ready go") {
-            return Franz { process: None, file };
+            return Franz {
+                process: None,
+                file,
+            };
         }
         let process = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/run"))
             .args(["franz-go-write", &cluster.bootstrap(), FRANZ_TOPIC])
             .arg(&file)
             .stdin(Stdio::piped())
             .spawn();
-        Franz { process: Some(process.expect("the client starts")), file }
+        Franz {
+            process: Some(process.expect("the client starts")),
+            file,
+        }
     }
 
     fn assert_running(&mut self) {
         if let Some(process) = &mut self.process {
-            assert_eq!(process.try_wait().expect("its status"), None, "franz-go gave up");
+            assert_eq!(
+                process.try_wait().expect("its status"),
+                None,
+                "franz-go gave up"
+            );
         }
     }
 
@@ -271,7 +376,11 @@ impl Franz {
         let acked = lines.lines().map(|line| {
             let mut fields = line.split(' ');
             let mut next = || fields.next().expect("three fields");
-            (next().parse().expect("a partition"), next().parse().expect("an offset"), next().to_owned())
+            (
+                next().parse().expect("a partition"),
+                next().parse().expect("an offset"),
+                next().to_owned(),
+            )
         });
         Some(acked.collect())
     }
@@ -294,7 +403,10 @@ fn check_franz(kafka: &Kafka, acked: &[(i32, i64, String)]) -> usize {
         for record in kafka.read_all(FRANZ_TOPIC, partition) {
             let key = String::from_utf8(record.key).expect("text");
             assert!(keys.insert(key.clone()), "{key} is there twice");
-            there.entry(partition).or_default().insert(record.offset, key);
+            there
+                .entry(partition)
+                .or_default()
+                .insert(record.offset, key);
         }
     }
     for (partition, offset, key) in acked {

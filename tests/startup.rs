@@ -37,12 +37,21 @@ fn refused(args: &[String]) -> String {
         std::thread::sleep(Duration::from_millis(20));
     };
     let mut said = String::new();
-    std::io::Read::read_to_string(&mut process.stderr.take().expect("standard error"), &mut said).expect("text");
+    std::io::Read::read_to_string(
+        &mut process.stderr.take().expect("standard error"),
+        &mut said,
+    )
+    .expect("text");
     assert!(!status.success(), "drave server {args:?}: exit code 0");
     assert!(status.code().is_some(), "drave server {args:?}: {status}");
     assert!(!said.contains("panicked at"), "{said}");
     // Log lines may come before; what was wrong is said in one line, the last.
-    let last = said.trim_end().lines().last().unwrap_or_default().to_owned();
+    let last = said
+        .trim_end()
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .to_owned();
     assert!(!last.is_empty(), "drave server {args:?} says nothing");
     last
 }
@@ -85,7 +94,10 @@ fn a_config_that_is_wrong_is_refused_in_one_line_and_nothing_is_made() {
         path.display().to_string()
     };
     let data_line = format!("data = \"{}\"\n", data.display());
-    let unknown = file("unknown.toml", &format!("{data_line}node_id = 1\nno_such_key = 5\n"));
+    let unknown = file(
+        "unknown.toml",
+        &format!("{data_line}node_id = 1\nno_such_key = 5\n"),
+    );
     let wrong = file("wrong.toml", &format!("{data_line}node_id = \"one\"\n"));
     let garbled = file("garbled.toml", "node_id = = 1\n");
     let binary = dir.path().join("binary.toml");
@@ -103,19 +115,36 @@ fn a_config_that_is_wrong_is_refused_in_one_line_and_nothing_is_made() {
         (config(&folder), &folder),
         (strings(&["--no-such-flag", &data_flag]), "no-such-flag"),
         (strings(&["--listen=nowhere", &data_flag]), "listen"),
-        (strings(&["--node-id=9", "--peers=1@127.0.0.1:1,2@127.0.0.1:2", &data_flag]), "9"),
+        (
+            strings(&[
+                "--node-id=9",
+                "--peers=1@127.0.0.1:1,2@127.0.0.1:2",
+                &data_flag,
+            ]),
+            "9",
+        ),
     ];
     for (args, expected) in cases {
         let line = refused_saying(&args);
-        assert!(line.contains(expected), "drave server {args:?} says {line:?} and not {expected:?}");
-        assert!(!data.exists(), "drave server {args:?} made its data directory");
+        assert!(
+            line.contains(expected),
+            "drave server {args:?} says {line:?} and not {expected:?}"
+        );
+        assert!(
+            !data.exists(),
+            "drave server {args:?} made its data directory"
+        );
     }
 }
 
 /// As [`refused`]; a flag that is wrong is explained by the command line's usage, of more than one line.
 fn refused_saying(args: &[String]) -> String {
     if args[0].starts_with("--no-such") || args[0].starts_with("--listen") {
-        let output = Command::new(cluster::drave()).arg("server").args(args).output().expect("the built binary starts");
+        let output = Command::new(cluster::drave())
+            .arg("server")
+            .args(args)
+            .output()
+            .expect("the built binary starts");
         assert!(!output.status.success());
         return String::from_utf8(output.stderr).expect("text");
     }
@@ -141,7 +170,12 @@ fn a_data_directory_of_another_node_or_cluster_is_refused_and_left_as_it_is() {
     let mut cluster = Cluster::start_with(1, &[]);
     let kafka = cluster.kafka();
     kafka.create("kept", 1, &[]);
-    assert_eq!(kafka.produce("kept", 0, Batch::of(&[("k", "v")]).encode()).error_code, code::NONE);
+    assert_eq!(
+        kafka
+            .produce("kept", 0, Batch::of(&[("k", "v")]).encode())
+            .error_code,
+        code::NONE
+    );
     let data = cluster.node(1).data();
 
     // While its owner runs.
@@ -163,7 +197,10 @@ fn a_data_directory_of_another_node_or_cluster_is_refused_and_left_as_it_is() {
         &format!("--data={}", data.display()),
     ]);
     let line = refused(&another);
-    assert!(line.contains(&data.display().to_string()) && line.contains('1') && line.contains('2'), "{line:?}");
+    assert!(
+        line.contains(&data.display().to_string()) && line.contains('1') && line.contains('2'),
+        "{line:?}"
+    );
     assert!(contents(&data) == before, "the data directory was touched");
 
     // A folder that is somebody else's altogether.
@@ -171,7 +208,11 @@ fn a_data_directory_of_another_node_or_cluster_is_refused_and_left_as_it_is() {
     fs::create_dir(dir.path().join("data")).expect("a folder");
     fs::write(dir.path().join("data/letter.txt"), "dear").expect("written");
     refused(&alone(dir.path()));
-    assert_eq!(contents(&dir.path().join("data")).len(), 1, "something was added to a folder that isn't ours");
+    assert_eq!(
+        contents(&dir.path().join("data")).len(),
+        1,
+        "something was added to a folder that isn't ours"
+    );
 
     cluster.node_mut(1).start();
     cluster.wait_ready();
@@ -185,10 +226,17 @@ fn a_cluster_told_to_stop_takes_everything_up_at_the_next_start() {
     let kafka = cluster.kafka();
     let id = kafka.create("kept", 4, &[("max.message.bytes", "7000")]);
     let (producer_id, epoch) = kafka.producer_id().expect("a producer id");
-    let batch = |sequence| Batch::of(&[("a", "1"), ("b", "2")]).by(producer_id, epoch, sequence).encode();
+    let batch = |sequence| {
+        Batch::of(&[("a", "1"), ("b", "2")])
+            .by(producer_id, epoch, sequence)
+            .encode()
+    };
     for partition in 0..4 {
         for n in 0..10 {
-            assert_eq!(kafka.produce("kept", partition, batch(n * 2)).base_offset, i64::from(n) * 2);
+            assert_eq!(
+                kafka.produce("kept", partition, batch(n * 2)).base_offset,
+                i64::from(n) * 2
+            );
         }
     }
     for round in 1..=2 {
@@ -197,17 +245,31 @@ fn a_cluster_told_to_stop_takes_everything_up_at_the_next_start() {
         pids.iter().for_each(|pid| cluster::signal("TERM", *pid));
         for node in cluster.nodes_mut() {
             let status = node.wait();
-            assert!(status.success(), "round {round}: broker {} ends with {status}", node.id);
+            assert!(
+                status.success(),
+                "round {round}: broker {} ends with {status}",
+                node.id
+            );
         }
-        cluster.nodes_mut().iter_mut().for_each(cluster::Node::start);
+        cluster
+            .nodes_mut()
+            .iter_mut()
+            .for_each(cluster::Node::start);
         cluster.wait_ready();
         assert_eq!(kafka.wait_leaders("kept", 4), id);
         for partition in 0..4 {
             assert_eq!(kafka.read_all("kept", partition).len(), 20);
-            assert_eq!(kafka.produce("kept", partition, batch(18)).base_offset, 18, "a repeat is known for what it is");
+            assert_eq!(
+                kafka.produce("kept", partition, batch(18)).base_offset,
+                18,
+                "a repeat is known for what it is"
+            );
         }
         let large = Batch::of(&[("k", &"x".repeat(8_000))]).encode();
-        assert_eq!(kafka.produce("kept", 0, large).error_code, code::MESSAGE_TOO_LARGE);
+        assert_eq!(
+            kafka.produce("kept", 0, large).error_code,
+            code::MESSAGE_TOO_LARGE
+        );
     }
     let (again, _) = kafka.producer_id().expect("a producer id");
     assert_ne!(again, producer_id, "producer ids are given once");
@@ -219,15 +281,36 @@ fn one_broker_that_is_told_to_stop_hands_its_partitions_over_at_once() {
     let kafka = cluster.kafka();
     kafka.create("handed", 12, &[]);
     let leaders = kafka.leaders("handed").expect("leaders");
-    let led: Vec<_> = leaders.iter().filter(|(_, leader)| **leader == 1).map(|(partition, _)| *partition).collect();
-    assert!(!led.is_empty(), "twelve partitions over three brokers: {leaders:?}");
+    let led: Vec<_> = leaders
+        .iter()
+        .filter(|(_, leader)| **leader == 1)
+        .map(|(partition, _)| *partition)
+        .collect();
+    assert!(
+        !led.is_empty(),
+        "twelve partitions over three brokers: {leaders:?}"
+    );
     let started = Instant::now();
     assert!(cluster.node_mut(1).terminate().success());
-    assert!(started.elapsed() < Duration::from_secs(10), "stopping took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "stopping took {:?}",
+        started.elapsed()
+    );
     let others = Kafka::new(&format!("{},{}", cluster.address(2), cluster.address(3)));
     let stopped = Instant::now();
     for partition in &led {
-        assert_eq!(others.produce("handed", *partition, Batch::of(&[("k", "v")]).encode()).error_code, code::NONE);
+        assert_eq!(
+            others
+                .produce("handed", *partition, Batch::of(&[("k", "v")]).encode())
+                .error_code,
+            code::NONE
+        );
     }
-    assert!(stopped.elapsed() < Duration::from_secs(2), "{} partitions took a write after {:?}", led.len(), stopped.elapsed());
+    assert!(
+        stopped.elapsed() < Duration::from_secs(2),
+        "{} partitions took a write after {:?}",
+        led.len(),
+        stopped.elapsed()
+    );
 }

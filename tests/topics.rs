@@ -2,17 +2,19 @@
 
 mod cluster;
 
+use cluster::Cluster;
 use cluster::batch::{self, Batch};
 use cluster::kafka::{Kafka, code, eventually, text, topic_name};
-use cluster::Cluster;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    BrokerId, CreatePartitionsRequest, DescribeConfigsRequest, DescribeLogDirsRequest, FetchRequest,
-    IncrementalAlterConfigsRequest, MetadataRequest,
+    BrokerId, CreatePartitionsRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    FetchRequest, IncrementalAlterConfigsRequest, MetadataRequest,
 };
 use uuid::Uuid;
 
@@ -36,7 +38,11 @@ fn a_topic_made_again_has_a_new_id_and_nothing_of_the_old() {
     let kafka = shared();
     let topic = unique("again");
     let (producer_id, epoch) = kafka.producer_id().expect("a producer id");
-    let batch = |sequence| Batch::of(&[("a", "old"), ("b", "old")]).by(producer_id, epoch, sequence).encode();
+    let batch = |sequence| {
+        Batch::of(&[("a", "old"), ("b", "old")])
+            .by(producer_id, epoch, sequence)
+            .encode()
+    };
     let old = kafka.create(&topic, 3, &[("max.message.bytes", "5000")]);
     assert_eq!(kafka.produce(&topic, 1, batch(0)).base_offset, 0);
     assert_eq!(kafka.produce(&topic, 1, batch(2)).base_offset, 2);
@@ -51,21 +57,37 @@ fn a_topic_made_again_has_a_new_id_and_nothing_of_the_old() {
     assert_eq!(fetch_by_id(&kafka, new, &topic, 1), code::NONE);
     assert_eq!(fetch_by_id(&kafka, old, &topic, 1), code::UNKNOWN_TOPIC_ID);
     // The old limit is gone, and the old producer's batches are not taken for repeats.
-    assert_eq!(kafka.produce(&topic, 1, one(&"x".repeat(6_000))).base_offset, 0);
+    assert_eq!(
+        kafka
+            .produce(&topic, 1, one(&"x".repeat(6_000)))
+            .base_offset,
+        0
+    );
     assert_eq!(kafka.produce(&topic, 1, batch(0)).base_offset, 1);
     assert_eq!(kafka.read_all(&topic, 1).len(), 3);
 }
 
 /// Error code of Fetch 13, which names topics by id.
 fn fetch_by_id(kafka: &Kafka, id: Uuid, topic: &str, partition: i32) -> i16 {
-    let wanted = FetchPartition::default().with_partition(partition).with_current_leader_epoch(-1).with_partition_max_bytes(1 << 20);
+    let wanted = FetchPartition::default()
+        .with_partition(partition)
+        .with_current_leader_epoch(-1)
+        .with_partition_max_bytes(1 << 20);
     let request = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_bytes(1 << 20)
         .with_session_epoch(-1)
-        .with_topics(vec![FetchTopic::default().with_topic_id(id).with_partitions(vec![wanted])]);
+        .with_topics(vec![
+            FetchTopic::default()
+                .with_topic_id(id)
+                .with_partitions(vec![wanted]),
+        ]);
     eventually("a leader to answer a fetch by id", || {
-        let response = kafka.leader(topic, partition).ok()?.call(13, &request).expect("Fetch");
+        let response = kafka
+            .leader(topic, partition)
+            .ok()?
+            .call(13, &request)
+            .expect("Fetch");
         let error = match response.error_code {
             code::NONE => response.responses[0].partitions[0].error_code,
             error => error,
@@ -86,12 +108,20 @@ fn partitions_are_added_but_never_taken_away() {
     assert_eq!(kafka.read_all(&topic, 1)[0].value, b"kept");
     assert_eq!(add_partitions(&kafka, &topic, 5), code::INVALID_PARTITIONS);
     assert_eq!(add_partitions(&kafka, &topic, 3), code::INVALID_PARTITIONS);
-    assert_eq!(add_partitions(&kafka, &unique("nobody"), 3), code::UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(
+        add_partitions(&kafka, &unique("nobody"), 3),
+        code::UNKNOWN_TOPIC_OR_PARTITION
+    );
 }
 
 fn add_partitions(kafka: &Kafka, topic: &str, count: i32) -> i16 {
-    let wanted = CreatePartitionsTopic::default().with_name(topic_name(topic)).with_count(count).with_assignments(None);
-    let request = CreatePartitionsRequest::default().with_topics(vec![wanted]).with_timeout_ms(30_000);
+    let wanted = CreatePartitionsTopic::default()
+        .with_name(topic_name(topic))
+        .with_count(count)
+        .with_assignments(None);
+    let request = CreatePartitionsRequest::default()
+        .with_topics(vec![wanted])
+        .with_timeout_ms(30_000);
     kafka.any(3, &request).expect("CreatePartitions").results[0].error_code
 }
 
@@ -116,7 +146,10 @@ fn topics_that_cannot_be_are_refused() {
     ];
     for (name, partitions, replicas, expected) in cases {
         let (error, message) = kafka.try_create(name, partitions, replicas, &[]);
-        assert_eq!(error, expected, "{name:?}, {partitions} partitions, {replicas} replicas: {message}");
+        assert_eq!(
+            error, expected,
+            "{name:?}, {partitions} partitions, {replicas} replicas: {message}"
+        );
         assert!(!message.is_empty(), "{name:?}: a refusal says why");
     }
 }
@@ -125,34 +158,65 @@ fn topics_that_cannot_be_are_refused() {
 fn configs_that_do_nothing_here_are_refused_by_name() {
     let kafka = shared();
     let topic = unique("configured");
-    for (name, value) in [("no.such.config", "1"), ("max.message.bytes", "many"), ("cleanup.policy", "burn")] {
+    for (name, value) in [
+        ("no.such.config", "1"),
+        ("max.message.bytes", "many"),
+        ("cleanup.policy", "burn"),
+    ] {
         let (error, message) = kafka.try_create(&topic, 1, -1, &[(name, value)]);
         assert_eq!(error, code::INVALID_CONFIG, "{name}={value}: {message}");
         assert!(message.contains(name), "{name}: {message}");
     }
-    kafka.create(&topic, 1, &[("max.message.bytes", "3000"), ("segment.bytes", "1048576")]);
-    assert_eq!(describe(&kafka, &topic, "max.message.bytes").as_deref(), Some("3000"));
+    kafka.create(
+        &topic,
+        1,
+        &[("max.message.bytes", "3000"), ("segment.bytes", "1048576")],
+    );
+    assert_eq!(
+        describe(&kafka, &topic, "max.message.bytes").as_deref(),
+        Some("3000")
+    );
     let (error, message) = alter(&kafka, &topic, "no.such.config", "1");
     assert_eq!(error, code::INVALID_CONFIG, "{message}");
     assert!(message.contains("no.such.config"), "{message}");
 
-    assert_eq!(alter(&kafka, &topic, "max.message.bytes", "500").0, code::NONE);
-    eventually("the new config to be shown", || (describe(&kafka, &topic, "max.message.bytes")? == "500").then_some(()));
+    assert_eq!(
+        alter(&kafka, &topic, "max.message.bytes", "500").0,
+        code::NONE
+    );
+    eventually("the new config to be shown", || {
+        (describe(&kafka, &topic, "max.message.bytes")? == "500").then_some(())
+    });
     eventually("the new limit to hold", || {
-        (kafka.produce(&topic, 0, one(&"x".repeat(1_000))).error_code == code::MESSAGE_TOO_LARGE).then_some(())
+        (kafka.produce(&topic, 0, one(&"x".repeat(1_000))).error_code == code::MESSAGE_TOO_LARGE)
+            .then_some(())
     });
 }
 
 /// IncrementalAlterConfigs: sets one config of a topic.
 fn alter(kafka: &Kafka, topic: &str, name: &str, value: &str) -> (i16, String) {
-    let config = AlterableConfig::default().with_name(text(name)).with_value(Some(text(value)));
+    let config = AlterableConfig::default()
+        .with_name(text(name))
+        .with_value(Some(text(value)));
     let resource = AlterConfigsResource::default()
         .with_resource_type(TOPIC_RESOURCE)
         .with_resource_name(text(topic))
         .with_configs(vec![config]);
-    let response = kafka.any(1, &IncrementalAlterConfigsRequest::default().with_resources(vec![resource])).expect("AlterConfigs");
+    let response = kafka
+        .any(
+            1,
+            &IncrementalAlterConfigsRequest::default().with_resources(vec![resource]),
+        )
+        .expect("AlterConfigs");
     let answer = &response.responses[0];
-    (answer.error_code, answer.error_message.as_ref().map(ToString::to_string).unwrap_or_default())
+    (
+        answer.error_code,
+        answer
+            .error_message
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+    )
 }
 
 /// DescribeConfigs: one config of a topic.
@@ -161,8 +225,16 @@ fn describe(kafka: &Kafka, topic: &str, name: &str) -> Option<String> {
         .with_resource_type(TOPIC_RESOURCE)
         .with_resource_name(text(topic))
         .with_configuration_keys(None);
-    let response = kafka.any(4, &DescribeConfigsRequest::default().with_resources(vec![resource])).expect("DescribeConfigs");
-    let config = response.results[0].configs.iter().find(|config| config.name.as_str() == name)?;
+    let response = kafka
+        .any(
+            4,
+            &DescribeConfigsRequest::default().with_resources(vec![resource]),
+        )
+        .expect("DescribeConfigs");
+    let config = response.results[0]
+        .configs
+        .iter()
+        .find(|config| config.name.as_str() == name)?;
     config.value.as_ref().map(ToString::to_string)
 }
 
@@ -170,11 +242,19 @@ fn describe(kafka: &Kafka, topic: &str, name: &str) -> Option<String> {
 fn a_topic_is_created_on_first_use_unless_the_client_or_the_broker_says_no() {
     let kafka = shared();
     let topic = unique("first-use");
-    assert_eq!(kafka.metadata(&[&topic]).expect("metadata").topics[0].error_code, code::UNKNOWN_TOPIC_OR_PARTITION);
-    eventually("the topic to be created", || (ask_for(&kafka, &topic)? == code::NONE).then_some(()));
+    assert_eq!(
+        kafka.metadata(&[&topic]).expect("metadata").topics[0].error_code,
+        code::UNKNOWN_TOPIC_OR_PARTITION
+    );
+    eventually("the topic to be created", || {
+        (ask_for(&kafka, &topic)? == code::NONE).then_some(())
+    });
     kafka.wait_leaders(&topic, 1);
     assert_eq!(kafka.produce(&topic, 0, one("v")).error_code, code::NONE);
-    assert_eq!(ask_for(&kafka, "not a name"), Some(code::INVALID_TOPIC_EXCEPTION));
+    assert_eq!(
+        ask_for(&kafka, "not a name"),
+        Some(code::INVALID_TOPIC_EXCEPTION)
+    );
 }
 
 #[test]
@@ -184,17 +264,29 @@ fn a_broker_with_auto_creation_off_creates_nothing() {
     }
     let cluster = Cluster::start_with(1, &["--auto-create-topics-enable=false"]);
     let kafka = cluster.kafka();
-    assert_eq!(ask_for(&kafka, "nothing"), Some(code::UNKNOWN_TOPIC_OR_PARTITION));
+    assert_eq!(
+        ask_for(&kafka, "nothing"),
+        Some(code::UNKNOWN_TOPIC_OR_PARTITION)
+    );
     std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!(ask_for(&kafka, "nothing"), Some(code::UNKNOWN_TOPIC_OR_PARTITION));
+    assert_eq!(
+        ask_for(&kafka, "nothing"),
+        Some(code::UNKNOWN_TOPIC_OR_PARTITION)
+    );
     kafka.create("something", 1, &[]);
-    assert_eq!(kafka.produce("something", 0, one("v")).error_code, code::NONE, "one broker is a cluster too");
+    assert_eq!(
+        kafka.produce("something", 0, one("v")).error_code,
+        code::NONE,
+        "one broker is a cluster too"
+    );
 }
 
 /// Metadata that lets the broker create the topic; the error code it gets.
 fn ask_for(kafka: &Kafka, topic: &str) -> Option<i16> {
     let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
-    let request = MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(true);
+    let request = MetadataRequest::default()
+        .with_topics(Some(vec![wanted]))
+        .with_allow_auto_topic_creation(true);
     Some(kafka.any(12, &request).ok()?.topics[0].error_code)
 }
 
@@ -208,16 +300,28 @@ fn log_append_time_replaces_what_the_producer_wrote() {
     old.base_timestamp = 1_000;
     let answer = kafka.produce(&topic, 0, old.encode());
     assert_eq!(answer.error_code, code::NONE);
-    assert!((before..=batch::now_ms()).contains(&answer.log_append_time_ms), "{}", answer.log_append_time_ms);
+    assert!(
+        (before..=batch::now_ms()).contains(&answer.log_append_time_ms),
+        "{}",
+        answer.log_append_time_ms
+    );
     let records = kafka.read_all(&topic, 0); // the checksum is checked on the way
-    assert!(records.iter().all(|record| record.timestamp == answer.log_append_time_ms), "{records:?}");
+    assert!(
+        records
+            .iter()
+            .all(|record| record.timestamp == answer.log_append_time_ms),
+        "{records:?}"
+    );
     assert_eq!(kafka.offset(&topic, 0, before).offset, 0);
     assert_eq!(kafka.offset(&topic, 0, batch::now_ms() + 1_000).offset, -1);
 
     let topic = unique("create-time");
     kafka.create(&topic, 1, &[]);
     old.base_timestamp = before - 5_000;
-    assert_eq!(kafka.produce(&topic, 0, old.encode()).log_append_time_ms, -1);
+    assert_eq!(
+        kafka.produce(&topic, 0, old.encode()).log_append_time_ms,
+        -1
+    );
     assert_eq!(kafka.read_all(&topic, 0)[1].timestamp, before - 4_999);
 }
 
@@ -232,13 +336,19 @@ fn list_offsets_finds_both_ends_and_times_between() {
         (answer.offset, answer.timestamp)
     };
     let (latest, earliest, max_timestamp) = (-1, -2, -3);
-    assert_eq!((of(latest), of(earliest), of(max_timestamp)), ((0, -1), (0, -1), (-1, -1)));
+    assert_eq!(
+        (of(latest), of(earliest), of(max_timestamp)),
+        ((0, -1), (0, -1), (-1, -1))
+    );
     let start = batch::now_ms() - 100_000;
     // Three records a batch, a millisecond apart; the last batch is older than the one before.
     for base_timestamp in [start, start + 1_000, start + 2_000, start + 500] {
         let mut batch = Batch::of(&[("a", "1"), ("b", "2"), ("c", "3")]);
         batch.base_timestamp = base_timestamp;
-        assert_eq!(kafka.produce(&topic, 0, batch.encode()).error_code, code::NONE);
+        assert_eq!(
+            kafka.produce(&topic, 0, batch.encode()).error_code,
+            code::NONE
+        );
     }
     assert_eq!((of(latest).0, of(earliest).0), (12, 0));
     assert_eq!(of(max_timestamp), (8, start + 2_002));
@@ -262,7 +372,9 @@ fn deleting_a_topic_frees_its_space() {
     let mut chunk = || {
         let value: String = (0..900_000)
             .map(|_| {
-                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                noise = noise
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 char::from(33 + (noise >> 58) as u8)
             })
             .collect();
@@ -272,21 +384,32 @@ fn deleting_a_topic_frees_its_space() {
         assert_eq!(kafka.produce(&topic, n % 3, chunk()).error_code, code::NONE);
     }
     let full = used_bytes(&cluster);
-    assert!(full > 3 * 100_000_000, "{full} bytes on disk for 3 × 108 MB");
-    let shown: i64 = eventually("the size to be shown", || Some(log_dir_bytes(&kafka, &topic)).filter(|size| *size > 100_000_000));
+    assert!(
+        full > 3 * 100_000_000,
+        "{full} bytes on disk for 3 × 108 MB"
+    );
+    let shown: i64 = eventually("the size to be shown", || {
+        Some(log_dir_bytes(&kafka, &topic)).filter(|size| *size > 100_000_000)
+    });
     assert!(shown < 150_000_000, "DescribeLogDirs shows {shown}");
     kafka.delete(&topic);
     assert_eq!(log_dir_bytes(&kafka, &topic), 0);
-    eventually("the space to be freed", || (used_bytes(&cluster) < full / 2).then_some(()));
+    eventually("the space to be freed", || {
+        (used_bytes(&cluster) < full / 2).then_some(())
+    });
 }
 
 /// Bytes in the data directories of all brokers.
 fn used_bytes(cluster: &Cluster) -> u64 {
     fn under(path: &std::path::Path) -> u64 {
-        let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+        let Ok(entries) = std::fs::read_dir(path) else {
+            return 0;
+        };
         let size = |entry: std::fs::DirEntry| match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => under(&entry.path()),
-            Ok(metadata) => metadata.len().min(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512),
+            Ok(metadata) => metadata
+                .len()
+                .min(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512),
             Err(_) => 0, // deleted just now
         };
         entries.flatten().map(size).sum()
@@ -296,8 +419,12 @@ fn used_bytes(cluster: &Cluster) -> u64 {
 
 /// What DescribeLogDirs of the first broker says of a topic.
 fn log_dir_bytes(kafka: &Kafka, topic: &str) -> i64 {
-    let response = kafka.any(4, &DescribeLogDirsRequest::default().with_topics(None)).expect("DescribeLogDirs");
+    let response = kafka
+        .any(4, &DescribeLogDirsRequest::default().with_topics(None))
+        .expect("DescribeLogDirs");
     let topics = response.results.iter().flat_map(|dir| &dir.topics);
-    let partitions = topics.filter(|found| found.name.as_str() == topic).flat_map(|found| &found.partitions);
+    let partitions = topics
+        .filter(|found| found.name.as_str() == topic)
+        .flat_map(|found| &found.partitions);
     partitions.map(|partition| partition.partition_size).sum()
 }

@@ -25,13 +25,24 @@ pub struct Batch {
 impl Batch {
     /// A batch without a producer id, as of now.
     pub fn of(records: &[(&str, &str)]) -> Batch {
-        let records = records.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
-        Batch { producer_id: -1, producer_epoch: -1, base_sequence: -1, attributes: 0, base_timestamp: now_ms(), records }
+        let records = records
+            .iter()
+            .map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec()))
+            .collect();
+        Batch {
+            producer_id: -1,
+            producer_epoch: -1,
+            base_sequence: -1,
+            attributes: 0,
+            base_timestamp: now_ms(),
+            records,
+        }
     }
 
     /// The same from an idempotent producer.
     pub fn by(mut self, producer_id: i64, producer_epoch: i16, base_sequence: i32) -> Batch {
-        (self.producer_id, self.producer_epoch, self.base_sequence) = (producer_id, producer_epoch, base_sequence);
+        (self.producer_id, self.producer_epoch, self.base_sequence) =
+            (producer_id, producer_epoch, base_sequence);
         self
     }
 
@@ -80,7 +91,10 @@ pub fn seal(batch: &mut [u8]) {
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> i64 {
-    std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_millis() as i64
+    std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .expect("a clock after 1970")
+        .as_millis() as i64
 }
 
 /// A record as it was read back.
@@ -121,7 +135,11 @@ pub fn batches(mut bytes: &[u8]) -> Vec<(Header, &[u8])> {
         }
         let (batch, rest) = bytes.split_at(length);
         assert_eq!(batch[16], 2, "magic");
-        assert_eq!((&batch[17..]).get_u32(), crc32c::crc32c(&batch[21..]), "checksum of a batch that was read back");
+        assert_eq!(
+            (&batch[17..]).get_u32(),
+            crc32c::crc32c(&batch[21..]),
+            "checksum of a batch that was read back"
+        );
         let header = Header {
             base_offset: (&batch[0..]).get_i64(),
             leader_epoch: (&batch[12..]).get_i32(),
@@ -139,7 +157,11 @@ pub fn batches(mut bytes: &[u8]) -> Vec<(Header, &[u8])> {
 pub fn records(bytes: &[u8]) -> Vec<Record> {
     let mut found = Vec::new();
     for (header, batch) in batches(bytes) {
-        assert_eq!(header.attributes & 7, 0, "only uncompressed batches are read here");
+        assert_eq!(
+            header.attributes & 7,
+            0,
+            "only uncompressed batches are read here"
+        );
         let base_timestamp = (&batch[27..]).get_i64();
         let log_append_time = header.attributes & 8 != 0;
         let count = (&batch[57..]).get_i32();
@@ -160,8 +182,17 @@ pub fn records(bytes: &[u8]) -> Vec<Record> {
                 let length = get_varint(&mut body).max(0) as usize;
                 body.advance(length);
             }
-            let timestamp = if log_append_time { header.max_timestamp } else { timestamp };
-            found.push(Record { offset, timestamp, key, value });
+            let timestamp = if log_append_time {
+                header.max_timestamp
+            } else {
+                timestamp
+            };
+            found.push(Record {
+                offset,
+                timestamp,
+                key,
+                value,
+            });
         }
         assert!(body.is_empty(), "a batch holds just its records");
     }

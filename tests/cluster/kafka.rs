@@ -12,9 +12,9 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, MetadataResponse, ProduceRequest, TopicName, fetch_response, list_offsets_response,
-    produce_response,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest, TopicName,
+    fetch_response, list_offsets_response, produce_response,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use uuid::Uuid;
@@ -73,7 +73,9 @@ pub fn text(value: &str) -> StrBytes {
 impl Kafka {
     /// A client that knows the brokers at `bootstrap` (`HOST:PORT,…`).
     pub fn new(bootstrap: &str) -> Kafka {
-        Kafka { bootstrap: bootstrap.split(',').map(str::to_owned).collect() }
+        Kafka {
+            bootstrap: bootstrap.split(',').map(str::to_owned).collect(),
+        }
     }
 
     /// Asks the first broker that answers.
@@ -90,8 +92,16 @@ impl Kafka {
 
     /// Metadata of the named topics, which are not created by asking; all brokers come with it.
     pub fn metadata(&self, topics: &[&str]) -> io::Result<MetadataResponse> {
-        let topics = topics.iter().map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name)))).collect();
-        self.any(12, &MetadataRequest::default().with_topics(Some(topics)).with_allow_auto_topic_creation(false))
+        let topics = topics
+            .iter()
+            .map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name))))
+            .collect();
+        self.any(
+            12,
+            &MetadataRequest::default()
+                .with_topics(Some(topics))
+                .with_allow_auto_topic_creation(false),
+        )
     }
 
     /// Creates a topic, waits until every partition has a leader, and returns its id.
@@ -102,27 +112,51 @@ impl Kafka {
     }
 
     /// Asks for a topic; error code and message.
-    pub fn try_create(&self, topic: &str, partitions: i32, replicas: i16, configs: &[(&str, &str)]) -> (i16, String) {
+    pub fn try_create(
+        &self,
+        topic: &str,
+        partitions: i32,
+        replicas: i16,
+        configs: &[(&str, &str)],
+    ) -> (i16, String) {
         let configs = configs.iter().map(|(name, value)| {
-            CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
+            CreatableTopicConfig::default()
+                .with_name(text(name))
+                .with_value(Some(text(value)))
         });
         let wanted = CreatableTopic::default()
             .with_name(topic_name(topic))
             .with_num_partitions(partitions)
             .with_replication_factor(replicas)
             .with_configs(configs.collect());
-        let request = CreateTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(30_000);
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(30_000);
         let response = self.any(7, &request).expect("CreateTopics");
         let result = &response.topics[0];
-        (result.error_code, result.error_message.as_ref().map(ToString::to_string).unwrap_or_default())
+        (
+            result.error_code,
+            result
+                .error_message
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        )
     }
 
     /// Deletes a topic and waits until no broker shows it.
     pub fn delete(&self, topic: &str) {
         let wanted = DeleteTopicState::default().with_name(Some(topic_name(topic)));
-        let request = DeleteTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(30_000);
+        let request = DeleteTopicsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(30_000);
         let response = self.any(6, &request).expect("DeleteTopics");
-        assert_eq!(response.responses[0].error_code, code::NONE, "delete {topic}: {:?}", response.responses[0]);
+        assert_eq!(
+            response.responses[0].error_code,
+            code::NONE,
+            "delete {topic}: {:?}",
+            response.responses[0]
+        );
         for address in &self.bootstrap {
             eventually("the deleted topic to go from metadata", || {
                 let metadata = Kafka::new(address).metadata(&[topic]).ok()?;
@@ -138,7 +172,10 @@ impl Kafka {
             id = eventually("leaders of every partition", || {
                 let metadata = Kafka::new(address).metadata(&[topic]).ok()?;
                 let found = &metadata.topics[0];
-                let led = found.partitions.iter().filter(|partition| partition.error_code == 0 && partition.leader_id.0 >= 0);
+                let led = found
+                    .partitions
+                    .iter()
+                    .filter(|partition| partition.error_code == 0 && partition.leader_id.0 >= 0);
                 (found.error_code == 0 && led.count() == partitions).then_some(found.topic_id)
             });
         }
@@ -148,22 +185,40 @@ impl Kafka {
     /// Leader of each partition of a topic, as far as there is one.
     pub fn leaders(&self, topic: &str) -> io::Result<BTreeMap<i32, i32>> {
         let metadata = self.metadata(&[topic])?;
-        let led = metadata.topics[0].partitions.iter().filter(|partition| partition.leader_id.0 >= 0);
-        Ok(led.map(|partition| (partition.partition_index, partition.leader_id.0)).collect())
+        let led = metadata.topics[0]
+            .partitions
+            .iter()
+            .filter(|partition| partition.leader_id.0 >= 0);
+        Ok(led
+            .map(|partition| (partition.partition_index, partition.leader_id.0))
+            .collect())
     }
 
     /// A connection to the leader of a partition.
     pub fn leader(&self, topic: &str, partition: i32) -> io::Result<Wire> {
         let metadata = self.metadata(&[topic])?;
-        let found = metadata.topics[0].partitions.iter().find(|each| each.partition_index == partition);
-        let leader = found.ok_or_else(|| io::Error::other("no such partition"))?.leader_id;
-        let broker = metadata.brokers.iter().find(|broker| broker.node_id == leader);
+        let found = metadata.topics[0]
+            .partitions
+            .iter()
+            .find(|each| each.partition_index == partition);
+        let leader = found
+            .ok_or_else(|| io::Error::other("no such partition"))?
+            .leader_id;
+        let broker = metadata
+            .brokers
+            .iter()
+            .find(|broker| broker.node_id == leader);
         let broker = broker.ok_or_else(|| io::Error::other("no leader"))?;
         Wire::connect(&format!("{}:{}", broker.host, broker.port))
     }
 
     /// Appends a batch with acks=all and waits for the answer; a new leader is asked until it leads.
-    pub fn produce(&self, topic: &str, partition: i32, batch: Vec<u8>) -> produce_response::PartitionProduceResponse {
+    pub fn produce(
+        &self,
+        topic: &str,
+        partition: i32,
+        batch: Vec<u8>,
+    ) -> produce_response::PartitionProduceResponse {
         eventually("a leader to take a batch", || {
             let mut wire = self.leader(topic, partition).ok()?;
             let answer = produce(&mut wire, topic, partition, batch.clone()).expect("Produce");
@@ -172,24 +227,45 @@ impl Kafka {
     }
 
     /// Error code and offset that ListOffsets gives for a timestamp (-1: latest, -2: earliest, -3: max timestamp).
-    pub fn offset(&self, topic: &str, partition: i32, timestamp: i64) -> list_offsets_response::ListOffsetsPartitionResponse {
+    pub fn offset(
+        &self,
+        topic: &str,
+        partition: i32,
+        timestamp: i64,
+    ) -> list_offsets_response::ListOffsetsPartitionResponse {
         let wanted = ListOffsetsPartition::default()
             .with_partition_index(partition)
             .with_timestamp(timestamp)
             .with_current_leader_epoch(-1);
-        let topics = vec![ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![wanted])];
-        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
+        let topics = vec![
+            ListOffsetsTopic::default()
+                .with_name(topic_name(topic))
+                .with_partitions(vec![wanted]),
+        ];
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_topics(topics);
         eventually("a leader to say its offsets", || {
-            let mut response = self.leader(topic, partition).ok()?.call(7, &request).expect("ListOffsets");
+            let mut response = self
+                .leader(topic, partition)
+                .ok()?
+                .call(7, &request)
+                .expect("ListOffsets");
             let answer = response.topics.remove(0).partitions.remove(0);
-            (![code::NOT_LEADER_OR_FOLLOWER, code::OFFSET_NOT_AVAILABLE].contains(&answer.error_code)).then_some(answer)
+            (![code::NOT_LEADER_OR_FOLLOWER, code::OFFSET_NOT_AVAILABLE]
+                .contains(&answer.error_code))
+            .then_some(answer)
         })
     }
 
     /// Offset after the last record.
     pub fn end(&self, topic: &str, partition: i32) -> i64 {
         let found = self.offset(topic, partition, -1);
-        assert_eq!(found.error_code, code::NONE, "ListOffsets of {topic} {partition}");
+        assert_eq!(
+            found.error_code,
+            code::NONE,
+            "ListOffsets of {topic} {partition}"
+        );
         found.offset
     }
 
@@ -207,12 +283,22 @@ impl Kafka {
         let mut next = self.offset(topic, partition, -2).offset;
         let deadline = Instant::now() + Duration::from_secs(60);
         while next < end {
-            assert!(Instant::now() < deadline, "{topic} {partition}: stuck at offset {next} of {end}");
+            assert!(
+                Instant::now() < deadline,
+                "{topic} {partition}: stuck at offset {next} of {end}"
+            );
             let data = fetch(&mut wire, topic, partition, next, 8 << 20).expect("Fetch");
-            assert_eq!(data.error_code, code::NONE, "Fetch of {topic} {partition} at {next}");
+            assert_eq!(
+                data.error_code,
+                code::NONE,
+                "Fetch of {topic} {partition} at {next}"
+            );
             for record in batch::records(data.records.as_deref().unwrap_or_default()) {
                 if record.offset >= next {
-                    assert_eq!(record.offset, next, "{topic} {partition}: a gap in the offsets");
+                    assert_eq!(
+                        record.offset, next,
+                        "{topic} {partition}: a gap in the offsets"
+                    );
                     next += 1;
                     records.push(record);
                 }
@@ -229,7 +315,15 @@ impl Kafka {
             .with_producer_id((-1).into())
             .with_producer_epoch(-1);
         let response = eventually("a coordinator", || match self.any(4, &request) {
-            Ok(response) if [code::COORDINATOR_LOAD_IN_PROGRESS, code::COORDINATOR_NOT_AVAILABLE].contains(&response.error_code) => None,
+            Ok(response)
+                if [
+                    code::COORDINATOR_LOAD_IN_PROGRESS,
+                    code::COORDINATOR_NOT_AVAILABLE,
+                ]
+                .contains(&response.error_code) =>
+            {
+                None
+            }
             other => Some(other),
         })?;
         match response.error_code {
@@ -240,20 +334,41 @@ impl Kafka {
 }
 
 /// Appends a batch with acks=all, by Produce 9.
-pub fn produce(wire: &mut Wire, topic: &str, partition: i32, batch: Vec<u8>) -> io::Result<produce_response::PartitionProduceResponse> {
+pub fn produce(
+    wire: &mut Wire,
+    topic: &str,
+    partition: i32,
+    batch: Vec<u8>,
+) -> io::Result<produce_response::PartitionProduceResponse> {
     let mut response = wire.call(9, &produce_request(topic, partition, -1, batch))?;
     Ok(response.responses.remove(0).partition_responses.remove(0))
 }
 
 /// A Produce request with one batch.
 pub fn produce_request(topic: &str, partition: i32, acks: i16, batch: Vec<u8>) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(Bytes::from(batch)));
-    let topics = vec![TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data])];
-    ProduceRequest::default().with_transactional_id(None).with_acks(acks).with_timeout_ms(10_000).with_topic_data(topics)
+    let data = PartitionProduceData::default()
+        .with_index(partition)
+        .with_records(Some(Bytes::from(batch)));
+    let topics = vec![
+        TopicProduceData::default()
+            .with_name(topic_name(topic))
+            .with_partition_data(vec![data]),
+    ];
+    ProduceRequest::default()
+        .with_transactional_id(None)
+        .with_acks(acks)
+        .with_timeout_ms(10_000)
+        .with_topic_data(topics)
 }
 
 /// Reads from one partition, by Fetch 12.
-pub fn fetch(wire: &mut Wire, topic: &str, partition: i32, offset: i64, max_bytes: i32) -> io::Result<fetch_response::PartitionData> {
+pub fn fetch(
+    wire: &mut Wire,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    max_bytes: i32,
+) -> io::Result<fetch_response::PartitionData> {
     let wanted = FetchPartition::default()
         .with_partition(partition)
         .with_fetch_offset(offset)
@@ -261,7 +376,11 @@ pub fn fetch(wire: &mut Wire, topic: &str, partition: i32, offset: i64, max_byte
         .with_last_fetched_epoch(-1)
         .with_log_start_offset(-1)
         .with_partition_max_bytes(max_bytes);
-    let topics = vec![FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![wanted])];
+    let topics = vec![
+        FetchTopic::default()
+            .with_topic(topic_name(topic))
+            .with_partitions(vec![wanted]),
+    ];
     let request = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(1_000)
@@ -271,7 +390,11 @@ pub fn fetch(wire: &mut Wire, topic: &str, partition: i32, offset: i64, max_byte
         .with_topics(topics);
     let mut response = wire.call(12, &request)?;
     if response.error_code != code::NONE || response.responses.is_empty() {
-        return Err(io::Error::other(format!("Fetch: error {}, {} topics", response.error_code, response.responses.len())));
+        return Err(io::Error::other(format!(
+            "Fetch: error {}, {} topics",
+            response.error_code,
+            response.responses.len()
+        )));
     }
     Ok(response.responses.remove(0).partitions.remove(0))
 }

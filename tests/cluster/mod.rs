@@ -4,7 +4,13 @@
 //! they are ended, and after a failure the last lines of every broker's log are printed and the folder is kept.
 //! With `DRAVE_TEST_BOOTSTRAP=HOST:PORT,…` the tests that only speak to brokers run against a cluster that is up
 //! already, such as Kafka itself, which is how they were proven.
-#![allow(dead_code, unused_imports, reason = "each test program uses its part of the helpers")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test program uses its part of the helpers, and codes need no more than their names"
+)]
 
 pub mod batch;
 pub mod kafka;
@@ -49,10 +55,16 @@ impl Cluster {
 
     /// Starts `count` brokers with more flags and waits until all of them are there.
     pub fn start_with(count: u16, flags: &[&str]) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("drave-test-").tempdir().expect("a temporary folder").keep();
+        let dir = tempfile::Builder::new()
+            .prefix("drave-test-")
+            .tempdir()
+            .expect("a temporary folder")
+            .keep();
         // Ports are picked all at once, so that no two are the same.
         let ports = free_ports(usize::from(count) * 3);
-        let peers: Vec<_> = (1..=count).map(|id| format!("{id}@127.0.0.1:{}", ports[usize::from(id) * 3 - 2])).collect();
+        let peers: Vec<_> = (1..=count)
+            .map(|id| format!("{id}@127.0.0.1:{}", ports[usize::from(id) * 3 - 2]))
+            .collect();
         let nodes = (1..=count).map(|id| {
             let ports = &ports[usize::from(id) * 3 - 3..];
             let dir = dir.join(format!("node{id}"));
@@ -67,9 +79,18 @@ impl Cluster {
                 "--group-initial-rebalance-delay-ms=0".to_owned(),
             ];
             all.extend(flags.iter().map(|flag| (*flag).to_owned()));
-            Node { id: i32::from(id), port: ports[0], flags: all, dir, process: None }
+            Node {
+                id: i32::from(id),
+                port: ports[0],
+                flags: all,
+                dir,
+                process: None,
+            }
         });
-        let mut cluster = Cluster { nodes: nodes.collect(), dir };
+        let mut cluster = Cluster {
+            nodes: nodes.collect(),
+            dir,
+        };
         for node in &mut cluster.nodes {
             node.start();
         }
@@ -84,7 +105,11 @@ impl Cluster {
 
     /// Addresses of all brokers, as clients take them.
     pub fn bootstrap(&self) -> String {
-        self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",")
+        self.nodes
+            .iter()
+            .map(Node::address)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// A client of this cluster.
@@ -118,11 +143,19 @@ impl Cluster {
         let count = self.nodes.len();
         for node in &mut self.nodes {
             let kafka = Kafka::new(&node.address());
-            while kafka.metadata(&[]).map_or(0, |metadata| metadata.brokers.len()) < count {
+            while kafka
+                .metadata(&[])
+                .map_or(0, |metadata| metadata.brokers.len())
+                < count
+            {
                 if let Some(status) = node.exit_status() {
                     panic!("broker {} ended by itself: {status}", node.id);
                 }
-                assert!(Instant::now() < deadline, "broker {} does not show {count} brokers", node.id);
+                assert!(
+                    Instant::now() < deadline,
+                    "broker {} does not show {count} brokers",
+                    node.id
+                );
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
@@ -172,7 +205,11 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "broker {} runs already", self.id);
         fs::create_dir_all(&self.dir).expect("the broker's folder");
-        let log = File::options().create(true).append(true).open(self.log()).expect("the broker's log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("the broker's log");
         let process = Command::new(drave())
             .arg("server")
             .args(&self.flags)
@@ -216,14 +253,25 @@ impl Node {
 
     /// Whether the process has ended by itself, and how.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.process.as_mut()?.try_wait().expect("the broker's status")
+        self.process
+            .as_mut()?
+            .try_wait()
+            .expect("the broker's status")
     }
 
     /// Resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the broker runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the broker runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .expect("a number")
+            * 1024
     }
 }
 
@@ -232,12 +280,19 @@ fn show_log(path: &Path) {
     let log = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<_> = log.lines().collect();
     eprintln!("---- the end of {}", path.display());
-    eprintln!("{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
+    eprintln!(
+        "{}",
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    );
 }
 
 /// Sends a signal by `kill`.
 pub fn signal(name: &str, pid: u32) {
-    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill runs");
+    let sent = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status()
+        .expect("kill runs");
     assert!(sent.success(), "kill -{name} {pid}: {sent}");
 }
 
@@ -252,7 +307,11 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     let mut held: Vec<(u16, TcpListener)> = Vec::new();
     let mut candidate = 10_000 + (std::process::id() % 2_000) as u16 * 10;
     while held.len() < count {
-        candidate = if candidate >= 32_000 { 10_000 } else { candidate + 1 };
+        candidate = if candidate >= 32_000 {
+            10_000
+        } else {
+            candidate + 1
+        };
         // A connection too, since a listener with SO_REUSEADDR elsewhere may not stop ours.
         if TcpStream::connect(("127.0.0.1", candidate)).is_err()
             && let Ok(listener) = TcpListener::bind(("127.0.0.1", candidate))

@@ -27,7 +27,11 @@ impl Target {
 
     /// Address of one broker.
     pub fn address(&self) -> String {
-        self.bootstrap().split(',').next().expect("a broker").to_owned()
+        self.bootstrap()
+            .split(',')
+            .next()
+            .expect("a broker")
+            .to_owned()
     }
 
     /// A client of this cluster.
@@ -58,10 +62,22 @@ pub fn shared() -> &'static Target {
 /// What is static is never dropped. So a shell waits for our end of a pipe to close, which it does however this
 /// program ends, and then ends the brokers; the folder stays if a test has failed.
 fn end_with_this_program(cluster: &Cluster) {
-    let pids: Vec<_> = cluster.nodes.iter().map(|node| node.pid().to_string()).collect();
+    let pids: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.pid().to_string())
+        .collect();
     let dir = cluster.dir().display();
-    let script = format!("trap '' INT; read -r _; kill -9 {}; [ -e '{dir}/failed' ] || rm -rf '{dir}'", pids.join(" "));
-    let shell = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let script = format!(
+        "trap '' INT; read -r _; kill -9 {}; [ -e '{dir}/failed' ] || rm -rf '{dir}'",
+        pids.join(" ")
+    );
+    let shell = Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
     mem::forget(shell.expect("sh runs"));
 }
 
