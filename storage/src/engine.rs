@@ -142,7 +142,7 @@ impl Drop for Engine {
         join(self.syncer.take());
         let sequence = self.shared.db.latest_sequence_number();
         if let Err(error) = self.shared.db.flush_wal(true) {
-            fatal("syncing the log at close", &error.to_string());
+            fatal("syncing the log at close", &error);
         }
         self.shared.housekeeper.synced(sequence);
         self.shared.housekeeper.close();
@@ -368,7 +368,7 @@ impl LogStore for Engine {
 
     fn submit(&self, group: GroupId, write: Write, done: Option<Done>) {
         if let Err(error) = self.shared.submit(group, write, done) {
-            fatal("reading what a write depends on", &error.to_string());
+            fatal("reading what a write depends on", &error);
         }
     }
 

@@ -164,3 +164,83 @@ impl GroupState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::Entry;
+
+    const G: GroupId = GroupId(1);
+
+    fn append(state: &mut GroupState, index: u64, term: u64) -> Effects {
+        let entry = Entry {
+            index,
+            term,
+            tag: 0,
+            stamp: 0,
+            checksum: 0,
+            payload: Bytes::new(),
+        };
+        state.apply(G, &Write::Append(vec![entry]))
+    }
+
+    #[test]
+    fn every_index_has_the_term_that_wrote_it() {
+        let mut state = GroupState::default();
+        for (index, term) in [1, 1, 2, 5, 5].into_iter().enumerate() {
+            append(&mut state, index as u64, term);
+        }
+        let terms = |state: &GroupState| (0..6).map(|at| state.term_at(at)).collect::<Vec<_>>();
+        assert_eq!(
+            terms(&state),
+            [Some(1), Some(1), Some(2), Some(5), Some(5), None]
+        );
+        let effects = state.apply(G, &Write::Purge { index: 1, term: 1 });
+        assert_eq!(effects.terms_gone, [1]);
+        assert_eq!(effects.term_starts, [], "term 2 starts where it did");
+        assert_eq!(
+            terms(&state),
+            [None, Some(1), Some(2), Some(5), Some(5), None]
+        );
+        let effects = state.apply(G, &Write::Purge { index: 3, term: 5 });
+        assert_eq!(effects.terms_gone, [2]);
+        assert_eq!(effects.term_starts, [TermStart { term: 5, index: 4 }]);
+        assert_eq!(terms(&state), [None, None, None, Some(5), Some(5), None]);
+    }
+
+    #[test]
+    #[should_panic(expected = "log hole")]
+    fn a_hole_is_a_bug() {
+        let mut state = GroupState::default();
+        append(&mut state, 0, 1);
+        append(&mut state, 2, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "log hole")]
+    fn an_index_is_not_written_again_before_it_is_truncated() {
+        let mut state = GroupState::default();
+        append(&mut state, 0, 1);
+        append(&mut state, 0, 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "term goes back")]
+    fn a_term_that_goes_back_is_a_bug() {
+        let mut state = GroupState::default();
+        append(&mut state, 0, 2);
+        append(&mut state, 1, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "truncate below purge")]
+    fn a_truncation_below_the_purge_point_is_a_bug() {
+        let mut state = GroupState::default();
+        append(&mut state, 0, 1);
+        append(&mut state, 1, 1);
+        state.apply(G, &Write::Purge { index: 1, term: 1 });
+        state.apply(G, &Write::Truncate { last: Some(0) });
+    }
+}

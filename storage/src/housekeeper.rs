@@ -87,14 +87,14 @@ impl Housekeeper {
                 if due.closing {
                     tracing::warn!(%error, "can't write the watermark at close");
                 } else {
-                    fatal("writing the watermark", &error.to_string());
+                    fatal("writing the watermark", &error);
                 }
             }
             if due.closing {
                 return;
             }
             if let Err(error) = space::free(db, &due.dropped) {
-                fatal("freeing the space of dropped groups", &error.to_string());
+                fatal("freeing the space of dropped groups", &error);
             }
         }
     }

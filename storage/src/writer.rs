@@ -215,7 +215,7 @@ impl Writer {
         if !batch.is_empty()
             && let Err(error) = db.write_opt(batch, options)
         {
-            fatal("writing to the log", &error.to_string());
+            fatal("writing to the log", &error);
         }
         {
             *self.written.lock().expect(POISONED) += count as u64;
@@ -278,7 +278,7 @@ impl Writer {
             }
             let sequence = db.latest_sequence_number();
             if let Err(error) = db.flush_wal(true) {
-                fatal("syncing the log", &error.to_string());
+                fatal("syncing the log", &error);
             }
             self.synced_at_ms.store(self.now_ms(), Ordering::Relaxed);
             for done in dones.drain(..) {
@@ -369,8 +369,8 @@ impl<'a> Families<'a> {
 }
 
 /// Ends the process: what the disk holds is no longer known.
-pub(crate) fn fatal(doing: &'static str, error: &str) -> ! {
-    tracing::error!(error, doing, "storage failed, the process ends");
+pub(crate) fn fatal(doing: &'static str, error: &dyn std::fmt::Display) -> ! {
+    tracing::error!(%error, doing, "storage failed, the process ends");
     if !tracing::enabled!(tracing::Level::ERROR) {
         eprintln!("storage failed while {doing}, the process ends: {error}");
     }
@@ -383,7 +383,7 @@ pub(crate) struct AbortOnPanic;
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            fatal("running a storage thread", "it panicked");
+            fatal("running a storage thread", &"it panicked");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What every [`LogStore`] does, claimed once and checked on the engine and on
 //! the memory disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use bytes::Bytes;

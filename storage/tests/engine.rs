@@ -1,6 +1,8 @@
 //! What only a disk can do: come back after an unclean end, notice loss, give
 //! space back, take many writers.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use std::collections::BTreeMap;

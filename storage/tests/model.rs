@@ -1,6 +1,8 @@
 //! Random writes against the engine and the memory disk: they agree at every
 //! step, also after the engine is opened again and after a power cut.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use bytes::Bytes;
