@@ -4,16 +4,11 @@
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// The largest request frame accepted, as Kafka's `socket.request.max.bytes`.
-pub const REQUEST_BYTES_MAX: usize = 100 * MIB;
 /// The most array elements and tagged fields in one request. What decoding
 /// allocates for one is bounded, so this bounds what a request allocates.
 pub const REQUEST_ELEMENTS_MAX: usize = 1 << 19;
-/// Bytes of all requests that are being read or not yet answered; sockets are
-/// not read further while they are in use.
-pub const REQUESTS_IN_FLIGHT_BYTES_MAX: usize = 256 * MIB;
 /// How much of a frame is allocated at once; a larger frame's buffer doubles as its bytes arrive.
-pub const FRAME_STEP_BYTES: usize = MIB;
+pub const FRAME_STEP_BYTES: usize = 2 * MIB;
 /// What is read from a socket when no frame is under way.
 pub const SCRATCH_BYTES: usize = 4 * KIB;
 /// The same, of a connection that fills it.
@@ -25,8 +20,6 @@ pub const CONNECTION_REQUESTS_QUEUED_MAX: usize = 32;
 /// Replies' bytes waiting for a client to read them: while there are more, no
 /// further request of its begins.
 pub const CONNECTION_REPLY_BYTES_MAX: usize = 4 * MIB;
-/// Client connections of one broker.
-pub const CONNECTIONS_MAX: usize = 10_000;
 /// Byte strings up to this size are copied into a reply rather than passed as a chunk.
 pub const WRITE_COPY_BYTES_MAX: usize = 128;
 /// The most chunks handed to one vectored write.
@@ -35,8 +28,6 @@ pub const WRITE_CHUNKS_MAX: usize = 64;
 pub const FETCH_BYTES_MAX: usize = 55 * MIB;
 /// A client that reads nothing of a waiting reply for this long is disconnected.
 pub const WRITE_STALLED_MS_MAX: u64 = 60_000;
-/// A connection without a request for this long is closed, as Kafka's `connections.max.idle.ms`.
-pub const CONNECTION_IDLE_MS_MAX: u64 = 600_000;
 /// How long a frame may take to arrive once it has begun, besides the time for its size.
 pub const FRAME_READ_MS_MAX: u64 = 60_000;
 /// The slowest rate at which a large frame may arrive.
@@ -48,10 +39,8 @@ pub const ACCEPT_RETRY_MS: u64 = 100;
 /// The largest record batch accepted by default, as Kafka's `message.max.bytes`.
 pub const MESSAGE_BYTES_MAX_DEFAULT: usize = 1_048_588;
 
-const _: () = assert!(REQUEST_BYTES_MAX <= REQUESTS_IN_FLIGHT_BYTES_MAX);
-const _: () = assert!(REQUESTS_IN_FLIGHT_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(MESSAGE_BYTES_MAX_DEFAULT <= FETCH_BYTES_MAX);
-const _: () = assert!(MESSAGE_BYTES_MAX_DEFAULT <= REQUEST_BYTES_MAX);
+const _: () = assert!(MESSAGE_BYTES_MAX_DEFAULT < FRAME_STEP_BYTES);
 const _: () = assert!(FETCH_BYTES_MAX <= i32::MAX as usize);
 const _: () =
     assert!(SCRATCH_BYTES <= SCRATCH_BUSY_BYTES && SCRATCH_BUSY_BYTES <= FRAME_STEP_BYTES);

@@ -1,5 +1,4 @@
-//! What surrounds the handlers of Produce and Fetch: their own codec, and the
-//! replies that are not sent.
+//! What surrounds the handlers of Produce and Fetch: their own codec.
 
 use std::future::ready;
 
@@ -10,32 +9,27 @@ use crate::protocol::produce::{ProduceRequest, ProduceResponse};
 use crate::protocol::wire::{Malformed, Writer};
 use crate::server::{CloseConnection, Outcome, Pending, Request, RequestHeader, Response};
 
+/// What a Produce request comes to; `None`: the client wants no reply.
+pub type Produced = Result<Option<ProduceResponse>, CloseConnection>;
+
 /// Begins a Produce request. When `begin` returns, everything that it appends
 /// has its place in its partition's order; the future waits for the outcome.
 pub fn produce<F>(request: Request, begin: impl FnOnce(i16, ProduceRequest) -> F) -> Pending
 where
-    F: Future<Output = ProduceResponse> + Send + 'static,
+    F: Future<Output = Produced> + Send + 'static,
 {
     let Request { header, body } = request;
     let body = match ProduceRequest::decode(&body, header.api_version) {
         Ok(body) => body,
         Err(error) => return malformed(&header, error),
     };
-    let wants_reply = body.acks != 0;
     let appended = begin(header.api_version, body);
     Box::pin(async move {
-        let response = appended.await;
-        if wants_reply {
-            return reply(&header, |writer| {
+        match appended.await? {
+            Some(response) => reply(&header, |writer| {
                 response.encode(writer, header.api_version)
-            });
-        }
-        // A client that wants no reply learns only so to look for another leader.
-        match first_error(&response) {
+            }),
             None => Ok(None),
-            Some(code) => Err(CloseConnection::because(format_args!(
-                "an append without acknowledgement met error {code}"
-            ))),
         }
     })
 }
@@ -73,13 +67,6 @@ fn malformed(header: &RequestHeader, error: Malformed) -> Pending {
     Box::pin(ready(Err(CloseConnection::because(reason))))
 }
 
-fn first_error(response: &ProduceResponse) -> Option<i16> {
-    let mut partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
-    partitions
-        .find(|partition| partition.error_code != 0)
-        .map(|partition| partition.error_code)
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -100,12 +87,12 @@ mod tests {
         Request { header, body }
     }
 
-    fn produce_request(acks: i16) -> Request {
+    fn produce_request() -> Request {
         let mut writer = Writer::new();
         let body = ProduceRequest {
             transactional_id: None,
-            acks,
-            timeout_ms: 1,
+            acks: 1,
+            timeout_ms: 9,
             topics: Vec::new(),
         };
         body.encode(&mut writer, 9);
@@ -116,35 +103,41 @@ mod tests {
         )
     }
 
-    fn response(error_code: i16) -> ProduceResponse {
+    fn response() -> ProduceResponse {
         let topic = TopicRef::Name(StrBytes::from_static_str("orders"));
-        let partitions = vec![ProducePartitionResponse::refused(0, error_code, None)];
+        let partitions = vec![ProducePartitionResponse::refused(0, 6, None)];
         ProduceResponse {
             topics: vec![ProduceTopicResponse { topic, partitions }],
             ..ProduceResponse::default()
         }
     }
 
-    async fn outcome(acks: i16, error_code: i16) -> Outcome {
-        produce(produce_request(acks), |_, body| {
-            assert_eq!(body.acks, acks);
-            ready(response(error_code))
+    async fn outcome(produced: Produced) -> Outcome {
+        produce(produce_request(), |version, body| {
+            assert_eq!((version, body.timeout_ms), (9, 9));
+            ready(produced)
         })
         .await
     }
 
     #[tokio::test]
     async fn a_reply_begins_with_its_correlation_id_and_no_tagged_fields() {
-        let reply = outcome(-1, 6).await.unwrap().unwrap().chunks.concat();
+        let reply = outcome(Ok(Some(response())))
+            .await
+            .unwrap()
+            .unwrap()
+            .chunks
+            .concat();
         assert_eq!(reply[..5], [0, 0, 0, 7, 0]);
         let body = Bytes::from(reply).slice(5..);
-        assert_eq!(ProduceResponse::decode(&body, 9), Ok(response(6)));
+        assert_eq!(ProduceResponse::decode(&body, 9), Ok(response()));
     }
 
     #[tokio::test]
-    async fn without_acknowledgement_nothing_is_sent_and_an_error_closes() {
-        assert!(outcome(0, 0).await.unwrap().is_none());
-        assert!(outcome(0, 6).await.unwrap_err().reason.contains("error 6"));
+    async fn no_reply_and_a_close_are_passed_on() {
+        assert!(outcome(Ok(None)).await.unwrap().is_none());
+        let close = CloseConnection::because("why");
+        assert_eq!(outcome(Err(close.clone())).await.unwrap_err(), close);
     }
 
     #[tokio::test]

@@ -82,7 +82,10 @@ pub enum BatchError {
     /// Its compression is unknown, or not to be used with that version of Produce.
     #[error("unsupported compression type {0}")]
     UnsupportedCompression(i16),
-    /// Its time is too far from the broker's, or set by the wrong side.
+    /// It claims to carry the broker's time.
+    #[error("the timestamp type LogAppendTime is the broker's to set")]
+    TimestampType,
+    /// Its time is too far from the broker's.
     #[error("timestamp {timestamp} is out of the range that the topic accepts at {now}")]
     Timestamp {
         /// The batch's time, in ms.
@@ -100,7 +103,7 @@ impl BatchError {
             Self::Invalid(_) => ResponseError::InvalidRecord,
             Self::TooLarge { .. } => ResponseError::MessageTooLarge,
             Self::UnsupportedCompression(_) => ResponseError::UnsupportedCompressionType,
-            Self::Timestamp { .. } => ResponseError::InvalidTimestamp,
+            Self::TimestampType | Self::Timestamp { .. } => ResponseError::InvalidTimestamp,
         }
         .code()
     }
@@ -316,10 +319,11 @@ fn check_header(header: &BatchHeader, produce_version: i16) -> Result<(), BatchE
         header.is_transactional() && !header.is_idempotent(),
         "transactional without a producer id",
     )?;
-    invalid(
-        header.is_log_append_time(),
-        "the timestamp type LogAppendTime is the broker's to set",
-    )
+    if header.is_log_append_time() {
+        Err(BatchError::TimestampType)
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks that uncompressed records are `count`, with offset deltas 0, 1, 2 …,

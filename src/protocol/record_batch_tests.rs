@@ -231,8 +231,11 @@ fn bad_batches_are_refused_with_kafkas_codes() {
         invalid,
         "record count"
     );
-    let four = [&3i32.to_be_bytes()[..]].concat();
-    let claims_four = resealed(&resealed(&good, 57, &4i32.to_be_bytes()), 23, &four);
+    let claims_four = resealed(
+        &resealed(&good, 57, &4i32.to_be_bytes()),
+        23,
+        &3i32.to_be_bytes(),
+    );
     assert_eq!(refusal(&claims_four), invalid, "fewer records than counted");
     assert_eq!(
         refusal(&resealed(&good, 21, &CONTROL.to_be_bytes())),
@@ -243,6 +246,11 @@ fn bad_batches_are_refused_with_kafkas_codes() {
         refusal(&resealed(&good, 53, &(-1i32).to_be_bytes())),
         invalid,
         "sequence"
+    );
+    let broker_time = resealed(&good, 21, &LOG_APPEND_TIME.to_be_bytes());
+    assert_eq!(
+        refusal(&broker_time),
+        ResponseError::InvalidTimestamp.code()
     );
     let unknown = ResponseError::UnsupportedCompressionType.code();
     assert_eq!(refusal(&resealed(&good, 21, &5i16.to_be_bytes())), unknown);

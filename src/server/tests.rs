@@ -170,7 +170,7 @@ async fn a_large_request_comes_through_whole() {
     let (server, _) = start(options).await;
     let client = TcpStream::connect(server.address()).await.unwrap();
     let body: Vec<u8> = (0..6_000_000u32)
-        .map(|index| (index * 31 >> 3) as u8)
+        .map(|index| ((index * 31) >> 3) as u8)
         .collect();
     let request = frame(METADATA, 9, &body);
     let (mut read, mut write) = client.into_split();
@@ -275,6 +275,44 @@ async fn sockets_are_not_read_while_the_byte_budget_is_in_use() {
     assert_eq!(reply(&mut first).await.0, 1);
     let mut second = sending.await.unwrap().unwrap();
     assert_eq!(reply(&mut second).await.0, 2);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_replies_holds_up_its_own_requests_only() {
+    let mut options = options();
+    options.in_flight_bytes_max = 256 << 20;
+    let (server, echo) = start(options).await;
+    let client = TcpStream::connect(server.address()).await.unwrap();
+    let (mut read, mut write) = client.into_split();
+    let request = frame(METADATA, 1, &[7; 500_000]);
+    let sending = tokio::spawn(async move {
+        for _ in 0..150 {
+            write.write_all(&request).await.unwrap();
+        }
+        write
+    });
+    let settled = || async {
+        loop {
+            let before = echo.begun.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if echo.begun.load(Ordering::SeqCst) == before {
+                return before;
+            }
+        }
+    };
+    let begun = settled().await;
+    assert!(
+        begun < 100,
+        "{begun} requests began, and none of their replies was read"
+    );
+    let mut other = TcpStream::connect(server.address()).await.unwrap();
+    other.write_all(&frame(METADATA, 2, b"x")).await.unwrap();
+    assert_eq!(reply(&mut other).await.0, 2);
+    let mut replies = vec![0; 500_008];
+    for _ in 0..150 {
+        read.read_exact(&mut replies).await.unwrap();
+    }
+    sending.await.unwrap();
 }
 
 #[tokio::test]
