@@ -26,6 +26,8 @@ pub const WRITE_COPY_BYTES_MAX: usize = 128;
 pub const WRITE_CHUNKS_MAX: usize = 64;
 /// The largest record bytes of one Fetch reply, as Kafka's `fetch.max.bytes`.
 pub const FETCH_BYTES_MAX: usize = 55 * MIB;
+/// Record bytes of all Fetch replies that are not sent yet.
+pub const FETCH_HELD_BYTES_MAX: usize = 256 * MIB;
 /// A client that reads nothing of a waiting reply for this long is disconnected.
 pub const WRITE_STALLED_MS_MAX: u64 = 60_000;
 /// How long a frame may take to arrive once it has begun, besides the time for its size.
@@ -42,6 +44,7 @@ pub const MESSAGE_BYTES_MAX_DEFAULT: usize = 1_048_588;
 const _: () = assert!(MESSAGE_BYTES_MAX_DEFAULT <= FETCH_BYTES_MAX);
 const _: () = assert!(MESSAGE_BYTES_MAX_DEFAULT < FRAME_STEP_BYTES);
 const _: () = assert!(FETCH_BYTES_MAX <= i32::MAX as usize);
+const _: () = assert!(FETCH_BYTES_MAX <= FETCH_HELD_BYTES_MAX);
 const _: () =
     assert!(SCRATCH_BYTES <= SCRATCH_BUSY_BYTES && SCRATCH_BUSY_BYTES <= FRAME_STEP_BYTES);
 const _: () = assert!(WRITE_COPY_BYTES_MAX < SCRATCH_BYTES);

@@ -7,8 +7,8 @@ use kafka_protocol::messages::ApiKey;
 
 use super::groups::Client;
 use super::{
-    api, api_versions, cluster, configs, control, group_admin, group_offsets, groups, metadata,
-    producer_ids, topics,
+    api, api_versions, cluster, configs, control, fetch, group_admin, group_offsets, groups,
+    metadata, offsets, produce, producer_ids, records, topics,
 };
 use crate::node::Broker;
 use crate::server::{CloseConnection, Connection, Dispatch, Pending, Request};
@@ -42,7 +42,28 @@ pub fn dispatch(broker: &Arc<Broker>, connection: &Arc<Connection>, request: Req
             })
         }};
     }
+    /// A handler that is given the partitions.
+    macro_rules! partitions {
+        ($handler:path) => {{
+            let partitions = broker.partitions.clone();
+            control(request, move |version, body| async move {
+                $handler(&partitions, version, body).await
+            })
+        }};
+    }
     match api(&request.header).key {
+        // Begun here and now, so that what is appended keeps its order.
+        ApiKey::Produce => records::produce(request, |version, body| {
+            produce::produce(&broker.partitions, version, body)
+        }),
+        ApiKey::Fetch => {
+            let partitions = broker.partitions.clone();
+            records::fetch(request, move |version, body| async move {
+                fetch::fetch(&partitions, version, body).await
+            })
+        }
+        ApiKey::ListOffsets => partitions!(offsets::list_offsets),
+        ApiKey::OffsetForLeaderEpoch => partitions!(offsets::offset_for_leader_epoch),
         ApiKey::InitProducerId => broker!(producer_ids::init_producer_id),
 
         ApiKey::ApiVersions => api_versions::api_versions(connection, request),

@@ -10,6 +10,7 @@ pub mod batches;
 pub mod command;
 pub mod encoding;
 pub mod epochs;
+pub mod fetch_sessions;
 pub mod index;
 pub mod machine;
 mod manager;
@@ -35,9 +36,11 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::limits::FETCH_HELD_BYTES_MAX;
 use crate::metadata::Metadata;
 use crate::metadata::image::Image;
 use append::{AppendError, AppendResult, Appender};
+use fetch_sessions::FetchSessions;
 use read::{ReadError, Records, ReplicaLog, TailRead, Wanted};
 use registry::Registry;
 use view::PartitionView;
@@ -125,6 +128,10 @@ pub struct Partitions {
     config: Arc<Config>,
     raft: Arc<RaftNode>,
     metadata: Arc<Metadata>,
+    /// What clients have said that they read.
+    pub fetch_sessions: FetchSessions,
+    /// What all replies with records may hold, in KiB.
+    pub fetch_budget: Arc<Semaphore>,
     peers: watch::Receiver<Vec<PeerStatus>>,
     registry: ArcSwap<Registry>,
     store_reads: Semaphore,
@@ -142,6 +149,8 @@ impl Partitions {
         let partitions = Arc::new(Partitions {
             config,
             peers: raft.watch_peers(),
+            fetch_sessions: FetchSessions::default(),
+            fetch_budget: Arc::new(Semaphore::new(FETCH_HELD_BYTES_MAX / 1024)),
             registry: ArcSwap::default(),
             store_reads: Semaphore::new(STORE_READS_MAX),
             manager: Mutex::new(None),
