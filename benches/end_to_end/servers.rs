@@ -87,7 +87,11 @@ impl Servers {
     }
 
     /// Three Kafka brokers, by a script.
-    pub(crate) async fn kafka(script: &Path, folder: &Path, fsync: bool) -> anyhow::Result<Servers> {
+    pub(crate) async fn kafka(
+        script: &Path,
+        folder: &Path,
+        fsync: bool,
+    ) -> anyhow::Result<Servers> {
         ensure!(
             std::net::TcpListener::bind("127.0.0.1:19092").is_ok(),
             "port 19092 is in use: is a Kafka running already?"

@@ -121,4 +121,16 @@ mod tests {
         }
         assert!(APIS.is_sorted_by_key(|api| api.key as i16));
     }
+
+    #[test]
+    fn the_documents_list_every_served_version() {
+        let document = include_str!("../../docs/PROTOCOL.md");
+        for api in APIS {
+            let row = format!(
+                "| {:?} | {} | {}-{} |",
+                api.key, api.key as i16, api.min, api.max
+            );
+            assert!(document.contains(&row), "docs/PROTOCOL.md lacks {row}");
+        }
+    }
 }

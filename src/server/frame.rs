@@ -90,8 +90,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Err(FrameError::Closed);
             }
         }
-        let begun = Instant::now();
-        let deadline = begun + Duration::from_millis(FRAME_READ_MS_MAX);
+        let deadline = Instant::now() + Duration::from_millis(FRAME_READ_MS_MAX);
         while self.scratch.len() < LENGTH_BYTES {
             let read = timeout_at(deadline, self.fill_scratch()).await;
             if read.map_err(|_| FrameError::Slow)?? == 0 {
@@ -106,15 +105,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             bytes: announced,
             bytes_max: self.bytes_max,
         })?;
-        let deadline = deadline + Duration::from_millis((bytes / FRAME_BYTES_PER_MS_MIN) as u64);
-        timeout_at(deadline, self.body(bytes))
-            .await
-            .map_err(|_| FrameError::Slow)?
+        let charge = self.charge(bytes.min(FRAME_STEP_BYTES)).await;
+        // The client's time begins when there is room for what it sends.
+        let allowed = FRAME_READ_MS_MAX + (bytes / FRAME_BYTES_PER_MS_MIN) as u64;
+        let body = timeout(Duration::from_millis(allowed), self.body(bytes, charge));
+        body.await.map_err(|_| FrameError::Slow)?
     }
 
-    async fn body(&mut self, bytes: usize) -> Result<Frame, FrameError> {
+    async fn body(
+        &mut self,
+        bytes: usize,
+        mut charge: OwnedSemaphorePermit,
+    ) -> Result<Frame, FrameError> {
         let mut charged = bytes.min(FRAME_STEP_BYTES);
-        let mut charge = self.charge(charged).await;
         let mut frame = BytesMut::with_capacity(charged);
         frame.put((&mut self.scratch).take(charged));
         while frame.len() < bytes {
