@@ -94,16 +94,21 @@ impl Elections {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn looks_come_in_the_order_of_their_time_and_once_a_group() {
         let elections = Elections::default();
         let now = Instant::now();
-        elections.look_at(GroupId(1), now + Duration::from_secs(2));
-        elections.look_at(GroupId(2), now + Duration::from_secs(1));
-        elections.look_at(GroupId(1), now + Duration::from_secs(3));
+        elections.look_at(GroupId(1), now + Duration::from_millis(100));
+        elections.look_at(GroupId(2), now + Duration::from_millis(50));
+        elections.look_at(GroupId(1), now + Duration::from_secs(3600));
         elections.look(GroupId(2));
         assert_eq!(elections.next().await, GroupId(2));
         assert_eq!(elections.next().await, GroupId(1));
-        assert!(now.elapsed() >= Duration::from_secs(2) && now.elapsed() < Duration::from_secs(3));
+        assert!(now.elapsed() >= Duration::from_millis(100));
+        let nothing = tokio::time::timeout(Duration::from_millis(50), elections.next());
+        assert!(
+            nothing.await.is_err(),
+            "the later look at group 1 was replaced"
+        );
     }
 }

@@ -74,6 +74,7 @@ pub(crate) struct GroupInner {
     /// Milliseconds after `epoch` at which a quorum is known to have followed; 0: unknown.
     quorum_ms: AtomicU64,
     confirming: tokio::sync::Mutex<()>,
+    closed: watch::Sender<bool>,
 }
 
 impl GroupInner {
@@ -100,6 +101,7 @@ impl GroupInner {
             append_ms: AtomicU64::new(0),
             quorum_ms: AtomicU64::new(0),
             confirming: tokio::sync::Mutex::new(()),
+            closed: watch::Sender::new(false),
         }
     }
 
@@ -157,6 +159,18 @@ impl GroupInner {
     /// Wakes when an entry of Raft itself was applied, which may make this replica ready.
     pub(crate) fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Ends the tasks of this replica.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Waits until the replica is closed on this node.
+    pub(crate) async fn closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // An error would mean that the sender is gone, and with it this group.
+        drop(closed.wait_for(|closed| *closed).await);
     }
 
     fn since_epoch(&self, at: Instant) -> u64 {

@@ -98,8 +98,16 @@ async fn run_feed(
     mut items: mpsc::Receiver<FeedItem>,
     feeds: Arc<Mutex<HashMap<FeedKey, mpsc::Sender<FeedItem>>>>,
 ) {
-    while let Some(first) = next_or_end(&mut items, &feeds, (group.id, from)).await {
-        pass_on(&group, first, &mut items).await;
+    let work = async {
+        while let Some(first) = next_or_end(&mut items, &feeds, (group.id, from)).await {
+            pass_on(&group, first, &mut items).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = group.closed() => {
+            feeds.lock().expect("never poisoned").remove(&(group.id, from));
+        }
     }
 }
 

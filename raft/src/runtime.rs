@@ -325,6 +325,7 @@ impl NodeInner {
             let changed = tokio::select! {
                 changed = metrics.changed() => changed.is_ok(),
                 () = group.progress().raft_entry_applied() => true,
+                () = group.closed() => false,
             };
             if !changed {
                 return;
@@ -560,10 +561,8 @@ impl RaftNode {
         }
     }
 
-    /// Hands over leadership of every group led here, as far as other voters
-    /// are alive, waits (bounded) until others lead, then stops everything.
+    /// Stops every group, task and connection. Hand over first.
     pub async fn shutdown(&self) {
-        self.hand_over().await;
         let open: Vec<_> = {
             let mut groups = self.inner.groups.write().expect("never poisoned");
             groups.drain().map(|(_, group)| group).collect()
@@ -582,7 +581,9 @@ impl RaftNode {
         }
     }
 
-    async fn hand_over(&self) {
+    /// Asks a live voter of every group led here to take over, and waits
+    /// (bounded) until others lead.
+    pub async fn hand_over(&self) {
         let deadline = Instant::now() + HAND_OVER;
         while Instant::now() < deadline {
             let mut led = 0;
@@ -619,6 +620,7 @@ impl RaftNode {
 }
 
 async fn stop(group: &GroupInner) {
+    group.close();
     if let Err(error) = group.raft.shutdown().await {
         warn!(group = %group.id, %error, "group did not stop cleanly");
     }

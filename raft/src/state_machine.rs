@@ -216,7 +216,10 @@ impl Driver {
             .submit(self.group, Write::Checkpoint { checkpoint, keep }, None);
         if let Some(index) = purge_to {
             self.boundary = Some(index);
-            let due = PurgeDue { group: self.group, index };
+            let due = PurgeDue {
+                group: self.group,
+                index,
+            };
             if self.purge_due.try_send(due).is_err() {
                 debug!(group = %self.group, "purge queue is full: the next checkpoint asks again");
             }

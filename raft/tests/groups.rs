@@ -1,0 +1,311 @@
+//! Three nodes in one process, over real sockets: groups elect, replicate,
+//! survive the loss of a leader, and catch up after a restart.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use drave_raft::{
+    Applied, Command, Group, GroupId, GroupSpec, MachineError, NodeConfig, ProposeError, RaftNode,
+    ReplicaId, Reply, StateMachine,
+};
+use drave_storage::{Engine, EngineOptions, SharedStore};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+
+const TAG: u8 = 16;
+const LONG: Duration = Duration::from_secs(20);
+
+/// Keeps every payload that it was given.
+#[derive(Default)]
+struct Recorder {
+    seen: Arc<Mutex<Vec<Bytes>>>,
+}
+
+impl StateMachine for Recorder {
+    fn apply(&mut self, entry: Applied<'_>) -> Reply {
+        let mut seen = self.seen.lock().unwrap();
+        if let Some(command) = entry.command {
+            seen.push(command.payload.clone());
+        }
+        Box::new(seen.len())
+    }
+
+    fn checkpoint(&self) -> Bytes {
+        let mut bytes = Vec::new();
+        for payload in self.seen.lock().unwrap().iter() {
+            bytes.extend((payload.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(payload);
+        }
+        bytes.into()
+    }
+
+    fn restore(&mut self, _: u64, _: u64, mut bytes: &[u8]) -> Result<(), MachineError> {
+        let mut seen = self.seen.lock().unwrap();
+        seen.clear();
+        while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+            let (payload, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+            seen.push(Bytes::copy_from_slice(payload));
+            bytes = rest;
+        }
+        Ok(())
+    }
+}
+
+struct Node {
+    raft: Arc<RaftNode>,
+    seen: Arc<Mutex<Vec<Bytes>>>,
+}
+
+struct Cluster {
+    addresses: Vec<(u32, SocketAddr)>,
+    directories: Vec<TempDir>,
+    nodes: Vec<Option<Node>>,
+}
+
+impl Cluster {
+    async fn start(count: u32) -> Cluster {
+        let mut listeners = Vec::new();
+        for _ in 0..count {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let addresses: Vec<_> = listeners
+            .iter()
+            .enumerate()
+            .map(|(i, l)| (i as u32 + 1, l.local_addr().unwrap()))
+            .collect();
+        let mut cluster = Cluster {
+            addresses,
+            directories: (0..count).map(|_| TempDir::new().unwrap()).collect(),
+            nodes: (0..count).map(|_| None).collect(),
+        };
+        for (at, listener) in listeners.into_iter().enumerate() {
+            cluster.start_node(at, listener).await;
+        }
+        cluster
+    }
+
+    async fn start_node(&mut self, at: usize, listener: TcpListener) {
+        // The tasks of a stopped node let go of its disk one by one.
+        let deadline = Instant::now() + LONG;
+        let store: SharedStore = loop {
+            match Engine::open(self.directories[at].path(), EngineOptions::default()) {
+                Ok(engine) => break engine,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        let config = NodeConfig {
+            replica: self.replica(at),
+            cluster_id: Some(7),
+            peers: self.addresses.clone(),
+            listener,
+            peer_dead_after: Duration::from_secs(1),
+        };
+        let raft = RaftNode::start(config, store).await.unwrap();
+        self.nodes[at] = Some(Node {
+            raft,
+            seen: Arc::default(),
+        });
+    }
+
+    async fn restart_node(&mut self, at: usize) {
+        let listener = TcpListener::bind(self.addresses[at].1).await.unwrap();
+        self.start_node(at, listener).await;
+    }
+
+    /// Stops without handing anything over.
+    async fn stop_node(&mut self, at: usize) {
+        if let Some(node) = self.nodes[at].take() {
+            node.raft.shutdown().await;
+        }
+    }
+
+    fn replica(&self, at: usize) -> ReplicaId {
+        ReplicaId {
+            broker: at as u32 + 1,
+            directory: 100 + at as u128,
+        }
+    }
+
+    async fn open(&self, at: usize, group: u64, purge_behind: Option<u32>) -> Group {
+        let node = self.nodes[at].as_ref().unwrap();
+        let spec = GroupSpec {
+            group: GroupId(group),
+            voters: (0..self.nodes.len()).map(|at| self.replica(at)).collect(),
+            checkpoint_bytes: 20 * 1024,
+            purge_behind_checkpoints: purge_behind,
+        };
+        let machine = Box::new(Recorder {
+            seen: node.seen.clone(),
+        });
+        node.raft.open_group(spec, machine).await.unwrap()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().flatten()
+    }
+
+    /// Proposes at whichever node leads, until it is committed.
+    async fn write(&self, group: u64, payload: &str) {
+        let deadline = Instant::now() + LONG;
+        loop {
+            for node in self.running() {
+                let Some(open) = node.raft.group(GroupId(group)) else {
+                    continue;
+                };
+                let payload = Bytes::copy_from_slice(payload.as_bytes());
+                let command = Command {
+                    tag: TAG,
+                    stamp: 1,
+                    payload,
+                };
+                match open.propose(command, Duration::from_secs(5)).await {
+                    Ok(_) => return,
+                    Err(ProposeError::NotLeader { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(Instant::now() < deadline, "no leader");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn expect(&self, at: usize, expected: &[String]) {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let seen: Vec<String> = self.nodes[at]
+                .as_ref()
+                .unwrap()
+                .seen
+                .lock()
+                .unwrap()
+                .iter()
+                .map(|payload| String::from_utf8(payload.to_vec()).unwrap())
+                .collect();
+            if seen == expected {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "node {at} has {} entries",
+                seen.len()
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_commits_every_node_applies_in_order() {
+    let cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, None).await;
+    }
+    let mut expected = Vec::new();
+    for number in 0..50 {
+        let payload = format!("payload {number}");
+        cluster.write(7, &payload).await;
+        expected.push(payload);
+    }
+    for at in 0..3 {
+        cluster.expect(at, &expected).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_of_one_leads_itself_after_every_restart() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.open(0, 7, None).await;
+    cluster.write(7, "before").await;
+    cluster.stop_node(0).await;
+    cluster.restart_node(0).await;
+    cluster.open(0, 7, None).await;
+    cluster.write(7, "after").await;
+    cluster.expect(0, &["before".into(), "after".into()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_node_is_replaced_as_leader_and_catches_up_when_it_is_back() {
+    let mut cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, None).await;
+    }
+    cluster.write(7, "one").await;
+    let leader = cluster.nodes[0]
+        .as_ref()
+        .unwrap()
+        .raft
+        .leadership(GroupId(7))
+        .unwrap()
+        .leader;
+    let at = leader.broker as usize - 1;
+    cluster.stop_node(at).await;
+    cluster.write(7, "two").await;
+    cluster.restart_node(at).await;
+    cluster.open(at, 7, None).await;
+    cluster.write(7, "three").await;
+    let expected = ["one", "two", "three"].map(String::from);
+    for at in 0..3 {
+        cluster.expect(at, &expected).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_missed_purged_entries_gets_a_checkpoint() {
+    let mut cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, Some(1)).await;
+    }
+    let mut expected = vec!["first".to_string()];
+    cluster.write(7, "first").await;
+    cluster.stop_node(2).await;
+    for number in 0..100 {
+        let payload = format!("payload {number}");
+        cluster.write(7, &payload).await;
+        expected.push(payload);
+    }
+    cluster.restart_node(2).await;
+    cluster.open(2, 7, Some(1)).await;
+    cluster.write(7, "last").await;
+    expected.push("last".into());
+    for at in 0..3 {
+        cluster.expect(at, &expected).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_at_rest_takes_a_write_after_its_lease_is_over() {
+    let cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, None).await;
+    }
+    cluster.write(7, "one").await;
+    sleep(Duration::from_secs(2)).await;
+    cluster.write(7, "two").await;
+    cluster.expect(2, &["one".into(), "two".into()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_know_the_leaders_of_groups_that_they_do_not_hold() {
+    let cluster = Cluster::start(3).await;
+    let node = cluster.nodes[0].as_ref().unwrap();
+    let spec = GroupSpec {
+        group: GroupId(9),
+        voters: vec![cluster.replica(0)],
+        checkpoint_bytes: 1 << 20,
+        purge_behind_checkpoints: None,
+    };
+    node.raft
+        .open_group(spec, Box::new(Recorder::default()))
+        .await
+        .unwrap();
+    let deadline = Instant::now() + LONG;
+    let elsewhere = &cluster.nodes[2].as_ref().unwrap().raft;
+    while elsewhere.leadership(GroupId(9)).map(|known| known.leader) != Some(cluster.replica(0)) {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(10)).await;
+    }
+}
