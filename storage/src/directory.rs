@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::housekeeper::replace_file;
+use crate::housekeeper::{replace_file, sync_directory};
 use crate::log::StorageError;
 
 const FORMAT_VERSION: u32 = 1;
@@ -75,6 +75,7 @@ impl DataDirectory {
                     cluster_id: None,
                 };
                 write_identity(path, &identity)?;
+                sync_parent(path)?;
                 identity
             }
         };
@@ -220,6 +221,15 @@ fn write_identity(path: &Path, identity: &Identity) -> Result<(), StorageError> 
     let mut bytes = serde_json::to_vec_pretty(identity).map_err(|error| io(error.into()))?;
     bytes.push(b'\n');
     replace_file(&path.join(IDENTITY), &bytes).map_err(io)
+}
+
+/// The name of a directory just made must survive a power cut.
+fn sync_parent(path: &Path) -> Result<(), StorageError> {
+    let parent = path.parent().unwrap_or(path);
+    sync_directory(parent).map_err(|source| StorageError::Io {
+        doing: "syncing the parent of the data directory",
+        source,
+    })
 }
 
 #[cfg(test)]

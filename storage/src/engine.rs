@@ -64,6 +64,10 @@ impl Engine {
             options::families(&engine_options),
         )
         .map_err(|error| io_error("opening the database", error))?;
+        // The names of the directories made here must survive a power cut too.
+        for directory in [Some(path), path.parent()].into_iter().flatten() {
+            housekeeper::sync_directory(directory).map_err(io("syncing the store's directory"))?;
+        }
         check_format(&db).map_err(|error| match error {
             FormatError::Newer(found) => refused(format!(
                 "its format is version {found}, this program writes version {}; use the program that wrote it",

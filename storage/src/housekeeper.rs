@@ -148,5 +148,15 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&next, path)?;
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::File::open(parent)?.sync_all()
+    sync_directory(parent)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    fs::File::open(path)?.sync_all()
 }
