@@ -15,6 +15,7 @@ mod housekeeper;
 mod keys;
 mod options;
 mod reader;
+mod shared;
 mod space;
 mod tail_cache;
 mod writer;

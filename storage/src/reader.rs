@@ -52,6 +52,7 @@ impl<'a> Reader<'a> {
 
     /// Adds entries of `from..to` to `out` until it weighs `bytes_max`, but at
     /// least one if `out` is empty. Stops before the first index that is missing.
+    /// Says whether the bound was reached.
     pub(crate) fn entries(
         &self,
         group: GroupId,
@@ -60,7 +61,7 @@ impl<'a> Reader<'a> {
         bytes_max: usize,
         bytes: &mut usize,
         out: &mut Vec<Entry>,
-    ) -> Result<(), StorageError> {
+    ) -> Result<bool, StorageError> {
         let (lower, upper) = (keys::entry_bound(group, from), keys::entry_bound(group, to));
         let mut iterator = self.iterate(self.log, &lower, &upper, READ_AHEAD_BYTES);
         iterator.seek_to_first();
@@ -68,11 +69,11 @@ impl<'a> Reader<'a> {
         while let Some((key, value)) = iterator.item() {
             let head = entry_key(group, key)?;
             if head.index != next {
-                return Ok(());
+                return Ok(false);
             }
             let weight = 64 + value.len();
             if !out.is_empty() && *bytes + weight > bytes_max {
-                return Ok(());
+                return Ok(true);
             }
             let found = crc32c::crc32c(value);
             if found != head.checksum {
@@ -97,7 +98,8 @@ impl<'a> Reader<'a> {
         }
         iterator
             .status()
-            .map_err(|error| io_error("reading entries", error))
+            .map_err(|error| io_error("reading entries", error))?;
+        Ok(false)
     }
 
     /// Where the payload of an entry starts and ends in the log's bytes.
