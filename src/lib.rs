@@ -4,6 +4,7 @@
 //! `server::connection` → `protocol` → `handlers::produce` → `partition` →
 //! `drave_raft::Group` → `drave_storage`; docs/ARCHITECTURE.md has the map.
 
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod groups;

@@ -1,2 +1,7 @@
-//! drave
-fn main() {}
+//! The `drave` binary; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    drave::cli::main()
+}
