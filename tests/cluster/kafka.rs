@@ -44,6 +44,10 @@ pub mod code {
     pub const INVALID_CONFIG: i16 = 40;
     pub const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+    pub const UNKNOWN_MEMBER_ID: i16 = 25;
+    pub const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+    pub const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+    pub const MEMBER_ID_REQUIRED: i16 = 79;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
     pub const OFFSET_NOT_AVAILABLE: i16 = 78;
     pub const INVALID_PRODUCER_EPOCH: i16 = 47;
