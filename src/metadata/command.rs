@@ -44,7 +44,7 @@ pub enum Command {
     FenceBroker {
         /// Its id.
         broker: u32,
-        /// The process that is dead; a newer one is not fenced by this.
+        /// The process that is dead; another one is not fenced by this.
         incarnation: u64,
     },
     /// A broker is back.

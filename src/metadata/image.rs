@@ -40,7 +40,7 @@ pub struct Image {
 pub struct BrokerRegistration {
     /// Broker id and directory id.
     pub replica: ReplicaId,
-    /// Start of its process; a newer one replaces an older registration.
+    /// Names its process: another one with every start, in no order.
     pub incarnation: u64,
     /// Host that clients are told.
     pub host: String,

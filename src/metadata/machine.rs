@@ -121,16 +121,9 @@ impl MetadataMachine {
     fn register(&mut self, mut registration: BrokerRegistration) -> Result<(), Refusal> {
         let broker = registration.replica.broker;
         registration.fenced = false;
-        let image = self.image();
-        if let Some(known) = image.brokers.get(&broker)
-            && known.incarnation > registration.incarnation
-        {
-            return refuse(
-                ResponseError::StaleBrokerEpoch,
-                format!("a later process of broker {broker} has registered"),
-            );
-        }
-        image.brokers.insert(broker, Arc::new(registration));
+        // Incarnations have no order. A stale registration that comes late is
+        // replaced again, by the process that it does not show as it is.
+        self.image().brokers.insert(broker, Arc::new(registration));
         Ok(())
     }
 

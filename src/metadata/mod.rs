@@ -219,3 +219,6 @@ impl Metadata {
         self.group().filter(|group| group.ready_term().is_some())
     }
 }
+
+#[cfg(test)]
+mod cluster_tests;
