@@ -65,9 +65,11 @@ impl Receiver {
         if append.entries.is_empty() {
             // Confirms leadership or the commit: no order to keep.
             let group = group.clone();
+            let before = append.prev_log_id;
             tokio::spawn(async move {
                 if let Ok(answer) = group.raft.append_entries(append).await {
-                    let result = answer.into_stream_result(None, None);
+                    // A conflict is one with the entry before: a replica that is behind has it not.
+                    let result = answer.into_stream_result(before, None);
                     reply.send(append_reply(result));
                 }
             });
