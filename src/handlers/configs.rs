@@ -21,6 +21,7 @@ use crate::config::SETTINGS;
 use crate::metadata::command::{Command, ConfigResource, Refusal};
 use crate::metadata::configs::{self, Kind, Source, Support, TOPIC_CONFIGS, TopicConfig};
 use crate::metadata::image::Image;
+use crate::metadata::placement;
 use crate::node::Broker;
 use crate::server::Connection;
 
@@ -164,6 +165,13 @@ impl Shown<'_> {
                 let source = match value == s.value(&defaults) {
                     true => Source::Default,
                     false => Source::Static,
+                };
+                // Tools expect a count, not the rule that gives one.
+                let value = match (s.key, value.as_str()) {
+                    ("default.replication.factor", "0") => {
+                        placement::replication_factor_default(self.image).to_string()
+                    }
+                    _ => value,
                 };
                 self.fixed(s.key, value, source, s.help)
             });

@@ -16,6 +16,16 @@ use super::image::Image;
 /// Replicas that a partition gets unless told otherwise, if there are that many brokers.
 pub const REPLICATION_FACTOR_DEFAULT_MAX: usize = 3;
 
+/// Replicas that a partition gets unless told otherwise.
+pub fn replication_factor_default(image: &Image) -> usize {
+    let unfenced = image
+        .brokers
+        .values()
+        .filter(|broker| !broker.fenced)
+        .count();
+    unfenced.clamp(1, REPLICATION_FACTOR_DEFAULT_MAX)
+}
+
 /// A broker that can take replicas, and what it holds already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {

@@ -16,7 +16,8 @@ pub struct ClusterView<'a> {
     raft: &'a RaftNode,
     /// The metadata.
     pub image: Arc<Image>,
-    alive: BTreeSet<u32>,
+    /// The live processes' replicas: a broker with a new disk is not what it was.
+    alive: BTreeSet<ReplicaId>,
 }
 
 /// A partition as clients are shown it.
@@ -43,8 +44,8 @@ impl<'a> ClusterView<'a> {
             .collect();
         let alive = (image.brokers.values())
             .filter(|broker| !broker.fenced)
-            .map(|broker| broker.replica.broker)
-            .filter(|broker| !dead.contains(broker) || *broker == raft.replica().broker)
+            .map(|broker| broker.replica)
+            .filter(|replica| !dead.contains(&replica.broker) || *replica == raft.replica())
             .collect();
         Self { raft, image, alive }
     }
@@ -60,20 +61,21 @@ impl<'a> ClusterView<'a> {
 
     /// The broker that clients are told is the controller.
     pub fn controller(&self) -> i32 {
-        let leadership = self.raft.leadership(super::image::METADATA_GROUP);
-        let broker = leadership.map(|leadership| leadership.leader.broker);
-        broker
-            .filter(|broker| self.alive.contains(broker))
-            .map_or(-1, |broker| broker as i32)
+        let leader = self
+            .raft
+            .leadership(super::image::METADATA_GROUP)
+            .map(|known| known.leader);
+        leader
+            .filter(|leader| self.alive.contains(leader))
+            .map_or(-1, |leader| leader.broker as i32)
     }
 
     /// A partition now.
     pub fn partition(&self, placement: &PartitionPlacement) -> PartitionView {
         let group = GroupId(placement.group);
-        let leadership = self.raft.leadership(group);
-        let leader = leadership
-            .map(|leadership| (leadership.leader.broker, leadership.term as i32))
-            .filter(|(broker, _)| self.alive.contains(broker));
+        let leader = (self.raft.leadership(group))
+            .filter(|known| self.alive.contains(&known.leader))
+            .map(|known| (known.leader.broker, known.term as i32));
         let lagging = match leader {
             Some((broker, _)) if broker == self.raft.replica().broker => self.lagging(group),
             _ => Vec::new(),
@@ -86,7 +88,7 @@ impl<'a> ClusterView<'a> {
                 .map(|r| r.broker as i32)
                 .collect()
         };
-        let is_alive = |replica: &ReplicaId| self.alive.contains(&replica.broker);
+        let is_alive = |replica: &ReplicaId| self.alive.contains(replica);
         PartitionView {
             leader,
             replicas: ids(&|_| true),
