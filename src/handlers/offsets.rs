@@ -61,7 +61,7 @@ pub async fn list_offsets(
                 Ok(found) => answer
                     .with_offset(found.offset)
                     .with_timestamp(found.timestamp)
-                    .with_leader_epoch(found.leader_epoch),
+                    .with_leader_epoch(if version >= 4 { found.leader_epoch } else { -1 }),
                 Err(error) => answer
                     .with_error_code(error.code())
                     .with_offset(-1)
