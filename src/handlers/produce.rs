@@ -107,7 +107,7 @@ pub fn produce(
     partitions: &Arc<Partitions>,
     version: i16,
     request: ProduceRequest,
-) -> impl Future<Output = Produced> + Send + 'static {
+) -> impl Future<Output = Produced> + Send + use<> {
     let partitions = Arc::clone(partitions);
     let acks = request.acks;
     let timeout = Duration::from_millis(request.timeout_ms.max(1) as u64);
