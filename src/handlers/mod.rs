@@ -79,6 +79,3 @@ fn encode(header: &RequestHeader, response: &impl Encodable) -> Outcome {
         chunks: writer.into_chunks(),
     }))
 }
-
-#[cfg(test)]
-mod records_tests;

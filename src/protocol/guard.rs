@@ -25,7 +25,10 @@ struct Field {
 enum Kind {
     /// A scalar of so many bytes.
     Fixed(usize),
+    /// A string that may be null, or that the decoder itself refuses when it is null.
     String,
+    /// A string that may not be null in some versions, which the decoder does not know.
+    Name,
     Bytes,
     /// An array of scalars or strings, which have no tagged fields of their own.
     Scalars(&'static Field),
@@ -58,6 +61,7 @@ const I32: Field = of(Kind::Fixed(4));
 const I64: Field = of(Kind::Fixed(8));
 const UUID: Field = of(Kind::Fixed(16));
 const STRING: Field = of(Kind::String);
+const NAME: Field = of(Kind::Name);
 const BYTES: Field = of(Kind::Bytes);
 const STRINGS: Field = of(Kind::Scalars(&STRING));
 const I32S: Field = of(Kind::Scalars(&I32));
@@ -81,7 +85,7 @@ const TABLES: &[(ApiKey, &[Field])] = &[
     (
         ApiKey::Metadata,
         &[
-            array(&[since(10, UUID), STRING]),
+            array(&[since(10, UUID), until(9, NAME), since(10, STRING)]),
             since(4, BOOL),
             since(8, until(10, BOOL)),
             since(8, BOOL),
@@ -246,6 +250,7 @@ fn step(reader: &mut Reader, field: &Field, version: i16) -> Result<(), Malforme
     match field.kind {
         Kind::Fixed(bytes) => reader.skip(bytes),
         Kind::String => reader.skip_string(),
+        Kind::Name => reader.string().map(drop),
         Kind::Bytes => reader.skip_bytes(),
         Kind::Scalars(element) => {
             for _ in 0..reader.nullable_count()?.unwrap_or(0) {

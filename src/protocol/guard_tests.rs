@@ -110,7 +110,7 @@ impl Maker {
                 let last = self.next(2) as u8;
                 self.body.put_u8(last);
             }
-            Kind::String => self.text(true),
+            Kind::String | Kind::Name => self.text(true),
             Kind::Bytes => self.text(false),
             Kind::Scalars(element) => (0..self.length(false)).for_each(|_| self.field(element)),
             Kind::Array(element) => (0..self.length(false)).for_each(|_| self.structure(element)),

@@ -248,12 +248,12 @@ pub fn validate(
     }
     // The magic lies at the same place in all formats.
     match records.get(16) {
-        None => return Err(BatchError::Corrupt("shorter than a header")),
+        None => return Err(BatchError::Invalid("shorter than a header")),
         Some(2) => {}
         Some(0 | 1) => return Err(BatchError::Invalid("magic 0 and 1 are not accepted")),
         Some(_) => return Err(BatchError::Corrupt("unknown magic")),
     }
-    let header = BatchHeader::parse(records).ok_or(BatchError::Corrupt("shorter than a header"))?;
+    let header = BatchHeader::parse(records).ok_or(BatchError::Invalid("shorter than a header"))?;
     let size = header
         .size()
         .ok_or(BatchError::Corrupt("a batch length below the header's"))?;
@@ -264,7 +264,7 @@ pub fn validate(
         });
     }
     if size > records.len() {
-        return Err(BatchError::Corrupt("a batch length beyond the bytes sent"));
+        return Err(BatchError::Invalid("a batch length beyond the bytes sent"));
     }
     if size < records.len() {
         let next = BatchHeader::parse(&records[size..]).is_some_and(|next| next.magic == 2);

@@ -21,6 +21,7 @@ use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka::Kafka;
@@ -304,20 +305,20 @@ pub fn drave() -> &'static Path {
 /// Ports that were free a moment ago, below those that the kernel hands out for outgoing connections: a broker that
 /// is started again must find its port free.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let mut held: Vec<(u16, TcpListener)> = Vec::new();
-    let mut candidate = 10_000 + (std::process::id() % 2_000) as u16 * 10;
-    while held.len() < count {
-        candidate = if candidate >= 32_000 {
-            10_000
-        } else {
-            candidate + 1
-        };
+    // Tests of one program run at the same time: no two may get the same ports.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 2_000) as u16 * 10;
+    let mut held: Vec<TcpListener> = Vec::new();
+    let mut found = Vec::new();
+    while found.len() < count {
+        let candidate = 10_000 + (first - 10_000 + NEXT.fetch_add(1, Ordering::Relaxed)) % 22_000;
         // A connection too, since a listener with SO_REUSEADDR elsewhere may not stop ours.
         if TcpStream::connect(("127.0.0.1", candidate)).is_err()
             && let Ok(listener) = TcpListener::bind(("127.0.0.1", candidate))
         {
-            held.push((candidate, listener));
+            held.push(listener);
+            found.push(candidate);
         }
     }
-    held.into_iter().map(|(port, _)| port).collect()
+    found
 }
