@@ -65,6 +65,8 @@ pub(crate) struct GroupInner {
     pub(crate) elections: Arc<Elections>,
     /// The leader's node died or restarted, and no new leader is known yet.
     pub(crate) suspect: AtomicBool,
+    /// Leadership is being handed over.
+    pub(crate) transferring: AtomicBool,
     store: SharedStore,
     progress: Arc<Progress>,
     leadership: watch::Sender<Option<Leadership>>,
@@ -94,6 +96,7 @@ impl GroupInner {
             preferred,
             elections,
             suspect: AtomicBool::new(false),
+            transferring: AtomicBool::new(false),
             store,
             progress,
             leadership: watch::Sender::new(None),
@@ -164,6 +167,11 @@ impl GroupInner {
     /// Ends the tasks of this replica.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
+    }
+
+    /// Whether the replica is closed on this node.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
     }
 
     /// Waits until the replica is closed on this node.
@@ -346,12 +354,6 @@ impl Group {
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
         self.inner.store.read(self.inner.id, from, to, bytes_max)
-    }
-
-    /// Hands leadership to another voter, if this replica leads. Returns when asked, not when done.
-    pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), ProposeError> {
-        let asked = self.inner.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|_| ProposeError::Closed)
     }
 
     /// Makes `voters` the group's voters: new ones first learn the log, then

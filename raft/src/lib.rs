@@ -8,6 +8,7 @@ mod config;
 mod elections;
 mod entry;
 pub mod group;
+mod hand_over;
 mod inbound;
 mod leaders;
 mod log_store;

@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use crate::config::raft_config;
 use crate::elections::{Elections, RETRY, TURN};
 use crate::group::{Group, GroupInner};
+use crate::hand_over::{hand_over, run_balance, successor};
 use crate::inbound::Receiver;
 use crate::leaders::Leaders;
 use crate::log_store::GroupLog;
@@ -121,6 +122,8 @@ pub(crate) struct NodeInner {
     services: RwLock<HashMap<u8, Service>>,
     purge_due: mpsc::Sender<PurgeDue>,
     events: mpsc::Sender<PeerEvent>,
+    /// Since when each peer's process has been known.
+    up_since: Mutex<HashMap<ReplicaId, Instant>>,
     raft_config: Arc<openraft::Config>,
 }
 
@@ -133,7 +136,7 @@ impl NodeInner {
             .cloned()
     }
 
-    fn open_groups(&self) -> Vec<Arc<GroupInner>> {
+    pub(crate) fn open_groups(&self) -> Vec<Arc<GroupInner>> {
         self.groups
             .read()
             .expect("never poisoned")
@@ -177,8 +180,25 @@ impl NodeInner {
         Some(service(from, request).await)
     }
 
+    pub(crate) fn is_alive(&self, broker: u32) -> bool {
+        self.transport.is_alive(broker)
+    }
+
+    /// Whether the replica's process has been alive for that long.
+    pub(crate) fn is_calm(&self, replica: ReplicaId, calm: Duration) -> bool {
+        let up_since = self.up_since.lock().expect("never poisoned");
+        let up = up_since
+            .get(&replica)
+            .is_some_and(|since| since.elapsed() >= calm);
+        up && self.transport.is_alive(replica.broker)
+    }
+
     /// Called by the transport; must not block.
     pub(crate) fn on_peer(&self, event: PeerEvent) {
+        if let PeerEvent::Up { peer, .. } | PeerEvent::Restarted { peer, .. } = &event {
+            let mut up_since = self.up_since.lock().expect("never poisoned");
+            up_since.insert(*peer, Instant::now());
+        }
         match &event {
             PeerEvent::Down { broker, .. } => self.leader_gone(*broker),
             PeerEvent::Restarted { peer, .. } => self.leader_gone(peer.broker),
@@ -376,6 +396,7 @@ impl RaftNode {
             services: RwLock::default(),
             purge_due,
             events: events_sender,
+            up_since: Mutex::default(),
             raft_config: raft_config(),
         });
         slot.set(Arc::downgrade(&inner))
@@ -385,6 +406,7 @@ impl RaftNode {
         tasks.spawn(run_announcements(inner.clone()));
         tasks.spawn(run_purges(inner.clone(), purges));
         tasks.spawn(run_greetings(inner.clone(), events));
+        tasks.spawn(run_balance(inner.clone()));
         Ok(Arc::new(RaftNode {
             inner,
             tasks: Mutex::new(tasks),
@@ -584,38 +606,18 @@ impl RaftNode {
     /// Asks a live voter of every group led here to take over, and waits
     /// (bounded) until others lead.
     pub async fn hand_over(&self) {
-        let deadline = Instant::now() + HAND_OVER;
-        while Instant::now() < deadline {
-            let mut led = 0;
-            for group in self.inner.open_groups() {
-                if group.leading_term().is_none() {
-                    continue;
-                }
-                let Some(to) = self.successor(&group) else {
-                    continue;
-                };
-                led += 1;
-                if let Err(error) = group.raft.trigger().transfer_leader(to).await {
-                    debug!(group = %group.id, %error, "group is closing");
-                }
+        let mut transfers = JoinSet::new();
+        for group in self.inner.open_groups() {
+            if group.leading_term().is_some()
+                && let Some(to) = successor(&self.inner, &group)
+            {
+                transfers.spawn(hand_over(self.inner.clone(), group, to));
             }
-            if led == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        warn!("some leaderships could not be handed over in time");
-    }
-
-    /// The live voter with the longest log.
-    fn successor(&self, group: &GroupInner) -> Option<ReplicaId> {
-        let metrics = group.raft.metrics().borrow_watched().clone();
-        let matched = metrics.replication.unwrap_or_default();
-        let voters = metrics.membership_config.membership().voter_ids();
-        let others = voters.filter(|voter| {
-            *voter != self.inner.replica && self.inner.transport.is_alive(voter.broker)
-        });
-        others.max_by_key(|voter| matched.get(voter).cloned().flatten())
+        let all = async { while transfers.join_next().await.is_some() {} };
+        if tokio::time::timeout(HAND_OVER, all).await.is_err() {
+            warn!("some leaderships could not be handed over in time");
+        }
     }
 }
 

@@ -79,3 +79,6 @@ fn encode(header: &RequestHeader, response: &impl Encodable) -> Outcome {
         chunks: writer.into_chunks(),
     }))
 }
+
+#[cfg(test)]
+mod records_tests;

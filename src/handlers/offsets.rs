@@ -57,19 +57,17 @@ pub async fn list_offsets(
                 find(partitions, &registry, &topic.name, version, asked).await
             };
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(index);
-            let (error, found) = match found {
-                Ok(found) => (0, found),
-                Err(error) => (error.code(), NOTHING),
-            };
-            // Versions below 4 have no field for the epoch, and refuse to be encoded with one.
-            let leader_epoch = if version >= 4 { found.leader_epoch } else { -1 };
-            answers.push(
-                answer
-                    .with_error_code(error)
+            answers.push(match found {
+                Ok(found) => answer
                     .with_offset(found.offset)
                     .with_timestamp(found.timestamp)
-                    .with_leader_epoch(leader_epoch),
-            );
+                    .with_leader_epoch(if version >= 4 { found.leader_epoch } else { -1 }),
+                Err(error) => answer
+                    .with_error_code(error.code())
+                    .with_offset(-1)
+                    .with_timestamp(-1)
+                    .with_leader_epoch(-1),
+            });
         }
         topics.push(
             ListOffsetsTopicResponse::default()

@@ -107,7 +107,7 @@ pub fn produce(
     partitions: &Arc<Partitions>,
     version: i16,
     request: ProduceRequest,
-) -> impl Future<Output = Produced> + Send + 'static {
+) -> impl Future<Output = Produced> + Send + use<> {
     let partitions = Arc::clone(partitions);
     let acks = request.acks;
     let timeout = Duration::from_millis(request.timeout_ms.max(1) as u64);
@@ -233,9 +233,7 @@ fn silent(topics: &[Topic]) -> Produced {
     match partitions.find_map(|partition| partition.queued.as_ref().err()) {
         Some(Refused { code, message }) => Err(CloseConnection::because(format_args!(
             "a batch sent with acks=0 was refused with error {code}: {}",
-            message
-                .as_deref()
-                .unwrap_or("the partition is not led here"),
+            message.as_deref().unwrap_or("the partition is not led here"),
         ))),
         None => Ok(None),
     }

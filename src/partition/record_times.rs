@@ -211,7 +211,8 @@ mod tests {
             producer_epoch: -1,
             timestamp_type: TimestampType::Creation,
             offset,
-            sequence: -1,
+            // Counts on, or the encoder would begin another batch.
+            sequence: offset as i32 - 1,
             timestamp,
             key: None,
             value: Some(Bytes::from(vec![b'v'; 3_000])),
