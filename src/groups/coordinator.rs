@@ -32,6 +32,8 @@ use crate::metadata::image::Image;
 
 /// How long a change may take to be stored on a quorum.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a deletion looks whether the group is settled.
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 /// How often offsets are looked at for being too old.
 pub(super) const EXPIRE_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -238,14 +240,13 @@ impl Coordinator {
 
     /// Deletes a group that has no members, with its offsets.
     pub async fn delete(&self, group: &str) -> Result<(), ResponseError> {
-        {
-            let mut volatile = self.serving()?;
-            let description = self.describe_in(&mut volatile, group);
-            match description.ok_or(ResponseError::GroupIdNotFound)? {
-                Description { state: "Empty", .. } => {}
-                _ => return Err(ResponseError::NonEmptyGroup),
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        while !self.is_settled_and_empty(group)? {
+            // Its last member has left, and that is still on its way into the log.
+            if Instant::now() > deadline {
+                return Err(ResponseError::CoordinatorNotAvailable);
             }
-            volatile.groups.remove(group);
+            tokio::time::sleep(SETTLE_POLL).await;
         }
         let delete = DeleteGroup {
             group: group.to_string(),
@@ -254,6 +255,17 @@ impl Coordinator {
             Outcome::NotEmpty => Err(ResponseError::NonEmptyGroup),
             Outcome::UnknownGroup => Err(ResponseError::GroupIdNotFound),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether a group without members is stored as such; an error if it has some.
+    fn is_settled_and_empty(&self, group: &str) -> Result<bool, ResponseError> {
+        let mut volatile = self.serving()?;
+        let settled = volatile.groups.get(group).is_none_or(Membership::is_idle);
+        match self.describe_in(&mut volatile, group) {
+            None => Err(ResponseError::GroupIdNotFound),
+            Some(description) if description.state != "Empty" => Err(ResponseError::NonEmptyGroup),
+            Some(_) => Ok(settled),
         }
     }
 
@@ -347,6 +359,9 @@ impl Coordinator {
             let record = state.groups.get(group)?.record.as_ref()?;
             let membership = Membership::restore(self.limits, record, self.now());
             volatile.groups.insert(group.to_string(), membership);
+            if volatile.reschedule(group) {
+                self.rescheduled.notify_one();
+            }
         }
         volatile.groups.get_mut(group)
     }
@@ -394,10 +409,12 @@ impl Coordinator {
                 group: group.clone(),
                 record,
             };
-            let stored = coordinator
-                .propose(GroupCommand::StoreGroup(store))
-                .await
-                .map(|_| ());
+            let stored = match coordinator.propose(GroupCommand::StoreGroup(store)).await {
+                // Overtaken by a record whose fate was unknown.
+                Ok(Outcome::StaleRecord) => Err(ResponseError::CoordinatorNotAvailable),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
             if let Err(error) = stored {
                 warn!(coordinator = %coordinator.group.id(), group, %error, "group not stored");
             }
@@ -442,7 +459,12 @@ impl Coordinator {
     pub(super) async fn expire_offsets(&self, retention: Duration) {
         let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         let groups: Vec<String> = {
-            let Ok(volatile) = self.serving() else { return };
+            let Ok(mut volatile) = self.serving() else {
+                return;
+            };
+            volatile
+                .groups
+                .retain(|_, membership| !membership.is_idle());
             let state = self.view.read().unwrap_or_else(PoisonError::into_inner);
             let now = wall_clock();
             let expired = state.groups.iter().filter(|(id, group)| {
@@ -509,23 +531,22 @@ impl Coordinator {
     }
 
     fn describe_in(&self, volatile: &mut Volatile, group: &str) -> Option<Description> {
-        if let Some(membership) = volatile.groups.get(group) {
-            return Some(Description {
+        if let Some(membership) = self.membership(volatile, group) {
+            let description = Description {
                 state: membership.phase().name(),
                 protocol_type: membership.protocol_type().to_string(),
                 protocol: membership.protocol().unwrap_or_default().to_string(),
                 members: membership.members().cloned().collect(),
-            });
+            };
+            if membership.is_idle() {
+                volatile.groups.remove(group);
+            }
+            return Some(description);
         }
+        // Known by its offsets alone.
         let state = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let record = &state.groups.get(group)?.record;
-        let protocol_type = record
-            .as_ref()
-            .map(|record| record.protocol_type.clone())
-            .unwrap_or_default();
-        Some(Description {
+        state.groups.get(group).map(|_| Description {
             state: "Empty",
-            protocol_type,
             ..Description::default()
         })
     }

@@ -19,6 +19,8 @@ pub mod dispatch;
 pub mod fetch;
 pub mod group_admin;
 pub mod group_offsets;
+#[cfg(test)]
+mod group_tests;
 pub mod groups;
 pub mod metadata;
 mod named;
