@@ -233,7 +233,9 @@ fn silent(topics: &[Topic]) -> Produced {
     match partitions.find_map(|partition| partition.queued.as_ref().err()) {
         Some(Refused { code, message }) => Err(CloseConnection::because(format_args!(
             "a batch sent with acks=0 was refused with error {code}: {}",
-            message.as_deref().unwrap_or("the partition is not led here"),
+            message
+                .as_deref()
+                .unwrap_or("the partition is not led here"),
         ))),
         None => Ok(None),
     }

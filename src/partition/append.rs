@@ -26,6 +26,8 @@ pub const IN_FLIGHT_PROMPT: usize = 2;
 pub const ENTRY_BYTES_FULL: usize = 256 << 10;
 /// Entries in flight at most.
 pub const IN_FLIGHT_MAX: usize = 8;
+/// A batch up to this size is copied out of its request even when it is alone.
+pub const COPIED_BYTES_MAX: usize = 4 << 10;
 /// Bytes that may wait for one partition.
 pub const WAITING_BYTES_MAX: usize = 64 << 20;
 
@@ -267,6 +269,8 @@ impl Appender {
 
 fn entry_of(batches: &[Waiting]) -> drave_raft::Command {
     let payload = match batches {
+        // A slice keeps all of its request in memory for as long as it is cached.
+        [only] if only.batch.len() <= COPIED_BYTES_MAX => Bytes::copy_from_slice(&only.batch),
         [only] => only.batch.clone(),
         several => {
             let bytes = several.iter().map(|waiting| waiting.batch.len()).sum();

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use drave_raft::{GroupId, GroupSpec, RaftNode, ReplicaId};
 use drave_storage::SharedStore;
@@ -22,6 +23,9 @@ use crate::metadata::image::{Image, PARTITION_GROUP_MIN};
 const WORKING_MAX: usize = 16;
 /// Bytes of log after which a partition's small state is kept again.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
+
+/// After this, a replica that could not be opened is tried again.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// What has been done to a group.
 enum Done {
@@ -142,8 +146,11 @@ impl Manager {
                 self.open.insert(group, partition);
             }
             Done::Opened(group, Err(error)) => {
-                self.busy.remove(&group);
-                error!(%group, %error, "a partition can't be opened");
+                error!(%group, %error, "a partition can't be opened, trying again");
+                self.work.spawn(async move {
+                    tokio::time::sleep(OPEN_AGAIN).await;
+                    Done::Closed(group)
+                });
             }
             Done::Closed(group) => {
                 self.busy.remove(&group);
