@@ -1,6 +1,8 @@
 //! docs/OPERATIONS.md is kept true: its three-machine example starts, its
 //! tables name every setting and topic config, and what can't start says why.
 
+#![allow(clippy::unwrap_used, reason = "a test program")]
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -119,7 +119,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             };
             for scenario in &scenarios {
                 let measured = measure(arguments, *scenario, &servers, round).await;
-                for (name, figures) in measured.with_context(|| format!("{target}"))? {
+                for (name, figures) in measured.context(target)? {
                     eprintln!("  {name}: {}", figures.sentence());
                     rows.push(Row {
                         scenario: name,

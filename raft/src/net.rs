@@ -123,6 +123,10 @@ fn append_result(
 }
 
 impl NetStreamAppend<Types> for Client {
+    #[expect(
+        clippy::async_yields_async,
+        reason = "a request is queued in order, its reply is awaited later"
+    )]
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,

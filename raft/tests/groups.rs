@@ -1,6 +1,8 @@
 //! Three nodes in one process, over real sockets: groups elect, replicate,
 //! survive the loss of a leader, and catch up after a restart.
 
+#![allow(clippy::unwrap_used, reason = "a test program")]
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -91,20 +91,18 @@ impl Signals {
 
 /// `drave up`.
 pub(super) async fn up(args: UpArgs) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&args.data).with_context(|| format!("{}", args.data.display()))?;
-    let data = args
-        .data
-        .canonicalize()
-        .with_context(|| format!("{}", args.data.display()))?;
-    let directory = Directory(data);
+    let directory = Directory(args.data.clone());
     let nodes = args.nodes.unwrap_or_else(|| directory.nodes().max(1));
-    let plan = Plan {
+    let mut plan = Plan {
         directory,
         nodes,
         base_port: args.base_port,
         detach: args.detach,
     };
     plan.check()?;
+    let shown = || format!("{}", args.data.display());
+    std::fs::create_dir_all(&args.data).with_context(shown)?;
+    plan.directory = Directory(args.data.canonicalize().with_context(shown)?);
     let mut signals = Signals::new()?;
     let mut started = Vec::new();
     let outcome = run(&plan, &mut started, &mut signals, &args.data).await;

@@ -50,6 +50,7 @@ struct Node {
 }
 
 impl Node {
+    #[expect(clippy::disallowed_methods, reason = "a test counts few events")]
     async fn start(config: TransportConfig, listener: TcpListener) -> Node {
         let (sender, events) = mpsc::unbounded_channel();
         let (seen, kept) = (Mutex::default(), Mutex::default());
