@@ -26,7 +26,7 @@ lint: tools
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 
 docs: tools
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --workspace --no-deps --locked
 
 bench: build
 	cargo bench --profile release --locked --bench end_to_end -- $(BENCH)
