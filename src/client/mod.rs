@@ -11,14 +11,14 @@ mod cluster;
 mod connection;
 mod consumer;
 mod error;
+mod offsets;
 mod producer;
+mod socket;
 
 pub use batch::{Batch, BatchBuilder, Compression, Record, batches, records};
 pub use cluster::{Cluster, text, topic_name};
 pub use connection::{Connection, PendingReply};
-pub use consumer::{
-    Consumer, ConsumerConfig, EARLIEST, Fetched, LATEST, commit_offsets, committed_offsets,
-    list_offsets,
-};
+pub use consumer::{Consumer, ConsumerConfig, Fetched};
 pub use error::{ClientError, check};
+pub use offsets::{EARLIEST, LATEST, commit_offsets, committed_offsets, list_offsets};
 pub use producer::{Acknowledged, Producer, ProducerConfig};
