@@ -12,14 +12,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// write produces at full speed, with the client's defaults (idempotent, acks=all, several requests in flight), until
+// write produces with the client's defaults (idempotent, acks=all, several requests in flight) but uncompressed, until
 // its standard input ends, and writes a line "partition offset key" to `path` for every acknowledged record.
 func write(bootstrap, topic, path string) {
 	file, err := os.Create(path)
 	check("file", err)
 	var lock sync.Mutex
 	acked := bufio.NewWriter(file)
-	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.DefaultProduceTopic(topic), kgo.MaxBufferedRecords(2_000))
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.DefaultProduceTopic(topic), kgo.MaxBufferedRecords(2_000),
+		kgo.ProducerBatchCompression(kgo.NoCompression()))
 	check("producer", err)
 
 	stop := make(chan struct{})
