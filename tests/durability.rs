@@ -31,6 +31,8 @@ const BATCH_RECORDS: i32 = 10;
 const MEDIAN_GAP_MAX: Duration = Duration::from_millis(1_500);
 /// No kill of one broker may stop a partition for longer than this.
 const GAP_MAX: Duration = Duration::from_secs(15);
+/// Patience with replicas that catch up.
+const IN_SYNC_MAX: Duration = Duration::from_secs(60);
 /// Time that the writers get between a broker's return and the next kill.
 const CALM: Duration = Duration::from_millis(1_500);
 
@@ -206,19 +208,39 @@ fn partitions_led_by(kafka: &Kafka, id: i32) -> Vec<i32> {
         .collect()
 }
 
-/// Waits until every partition has a leader and all its replicas in sync.
+/// Waits until every partition has a leader and all its replicas in sync, which only its leader knows.
 fn wait_in_sync(cluster: &Cluster) {
-    let kafka = cluster.kafka();
-    kafka::eventually("every replica to be in sync", || {
-        let metadata = kafka.metadata(&[TOPIC, FRANZ_TOPIC]).ok()?;
-        let mut partitions = metadata.topics.iter().flat_map(|topic| &topic.partitions);
-        partitions
-            .all(|partition| {
-                partition.leader_id.0 >= 0
-                    && partition.isr_nodes.len() == partition.replica_nodes.len()
-            })
-            .then_some(())
-    });
+    let deadline = Instant::now() + IN_SYNC_MAX;
+    for id in 1..=3 {
+        let kafka = Kafka::new(&cluster.address(id));
+        loop {
+            let metadata = kafka.metadata(&[TOPIC, FRANZ_TOPIC]).expect("metadata");
+            let mut behind = String::new();
+            for topic in &metadata.topics {
+                for partition in &topic.partitions {
+                    let (leader, in_sync) = (partition.leader_id.0, partition.isr_nodes.len());
+                    if leader < 0 || in_sync < partition.replica_nodes.len() {
+                        let (name, index) = (
+                            topic.name.as_ref().map(|name| name.as_str()),
+                            partition.partition_index,
+                        );
+                        behind += &format!(
+                            "{name:?} {index}: leader {leader}, in sync {:?}\n",
+                            partition.isr_nodes
+                        );
+                    }
+                }
+            }
+            if behind.is_empty() {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "after {IN_SYNC_MAX:?} broker {id} shows\n{behind}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 /// A thread that writes batch after batch to one partition, each until it is acknowledged.

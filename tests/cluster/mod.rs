@@ -78,6 +78,7 @@ impl Cluster {
                 format!("--peers={}", peers.join(",")),
                 format!("--data={}", dir.join("data").display()),
                 "--group-initial-rebalance-delay-ms=0".to_owned(),
+                "--log=info,openraft=warn".to_owned(),
             ];
             all.extend(flags.iter().map(|flag| (*flag).to_owned()));
             Node {
