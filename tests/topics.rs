@@ -364,6 +364,9 @@ fn deleting_a_topic_frees_its_space() {
     if cluster::shared().is_given() {
         return; // the data directories of the cluster given are not ours
     }
+    // More than the write-ahead log keeps for use again, which is a fixed amount however much was written.
+    const CHUNKS: i32 = 300;
+    const WRITTEN_BYTES: u64 = 3 * CHUNKS as u64 * 900_000;
     let cluster = Cluster::start();
     let kafka = cluster.kafka();
     let topic = unique("large");
@@ -380,22 +383,25 @@ fn deleting_a_topic_frees_its_space() {
             .collect();
         one(&value)
     };
-    for n in 0..120 {
+    for n in 0..CHUNKS {
         assert_eq!(kafka.produce(&topic, n % 3, chunk()).error_code, code::NONE);
     }
     let full = used_bytes(&cluster);
     assert!(
-        full > 3 * 100_000_000,
-        "{full} bytes on disk for 3 × 108 MB"
+        full > WRITTEN_BYTES,
+        "{full} bytes on three disks for {WRITTEN_BYTES}"
     );
-    let shown: i64 = eventually("the size to be shown", || {
-        Some(log_dir_bytes(&kafka, &topic)).filter(|size| *size > 100_000_000)
+    let shown = eventually("the size to be shown", || {
+        Some(log_dir_bytes(&kafka, &topic) as u64).filter(|size| *size > WRITTEN_BYTES / 3)
     });
-    assert!(shown < 150_000_000, "DescribeLogDirs shows {shown}");
+    assert!(
+        shown < WRITTEN_BYTES / 2,
+        "DescribeLogDirs of one broker shows {shown}"
+    );
     kafka.delete(&topic);
     assert_eq!(log_dir_bytes(&kafka, &topic), 0);
-    eventually("the space to be freed", || {
-        (used_bytes(&cluster) < full / 2).then_some(())
+    eventually("most of the space to be freed", || {
+        (used_bytes(&cluster) < full - WRITTEN_BYTES / 10 * 7).then_some(())
     });
 }
 
