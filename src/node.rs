@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use drave_raft::{NodeConfig, RaftNode, ReplicaId};
 use drave_storage::{DataDirectory, Engine, EngineOptions, SharedStore};
 use tokio::net::TcpListener;
@@ -53,11 +53,21 @@ struct Running {
 
 /// Runs a broker until `shutdown` resolves, then stops it cleanly.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let data = config.data.display().to_string();
     let running = start(Arc::new(config)).await?;
-    shutdown.await;
+    let strangers = tokio::select! {
+        () = shutdown => None,
+        strangers = running.broker.raft.refused_by_cluster() => Some(strangers),
+    };
     info!("stopping");
     running.stop().await;
     info!("stopped");
+    if let Some(strangers) = strangers {
+        bail!(
+            "data directory {data} belongs to another cluster than brokers {strangers:?}: \
+             start it with its own peers, or with an empty directory"
+        );
+    }
     Ok(())
 }
 

@@ -166,6 +166,33 @@ fn a_port_in_use_is_refused_by_name() {
 }
 
 #[test]
+fn a_data_directory_of_another_cluster_is_refused_by_the_brokers_of_this_one() {
+    let mut stranger = Cluster::start_with(1, &[]);
+    assert!(stranger.node_mut(1).terminate().success());
+    let mut cluster = Cluster::start();
+    // Only brokers 2 and 3 go on: broker 1 comes back with the other cluster's directory.
+    assert!(cluster.node_mut(1).terminate().success());
+    let mut args = cluster.node(1).flags().to_vec();
+    let own = format!("--data={}", cluster.node(1).data().display());
+    let data = stranger.node(1).data();
+    for arg in &mut args {
+        if *arg == own {
+            *arg = format!("--data={}", data.display());
+        }
+    }
+    assert!(args.iter().any(|arg| arg.contains("--data=")), "{args:?}");
+    let line = refused(&args);
+    assert!(
+        line.contains("another cluster") && line.contains(&data.display().to_string()),
+        "{line:?}"
+    );
+    cluster.node_mut(1).start();
+    cluster.wait_ready();
+    stranger.node_mut(1).start();
+    stranger.wait_ready();
+}
+
+#[test]
 fn a_data_directory_of_another_node_or_cluster_is_refused_and_left_as_it_is() {
     let mut cluster = Cluster::start_with(1, &[]);
     let kafka = cluster.kafka();

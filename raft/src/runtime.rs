@@ -104,6 +104,8 @@ pub type Service =
 const OPEN_GRACE: Duration = Duration::from_millis(300);
 /// How long the other voters wait for the preferred leader to write the first entry.
 const FIRST_ENTRY_GRACE: Duration = Duration::from_secs(2);
+/// How often a node that has met nobody looks why.
+const FOREIGN_POLL: Duration = Duration::from_millis(250);
 /// Purges that wait at most; more are asked for again by later checkpoints.
 const PURGES_MAX: usize = 1_024;
 /// How long a stopping node waits for others to take over what it leads.
@@ -542,6 +544,19 @@ impl RaftNode {
     /// The cluster is formed: from now on peers of any other cluster are refused.
     pub fn set_cluster_id(&self, cluster_id: u128) {
         self.inner.transport.set_cluster_id(cluster_id);
+    }
+
+    /// Resolves when this data directory is clearly in the wrong cluster: no
+    /// peer was met since the start, and most of them refuse it as a stranger.
+    pub async fn refused_by_cluster(&self) -> Vec<u32> {
+        while let Some(foreign) = self.inner.transport.foreign_peers() {
+            let others = self.peers().len() - 1;
+            if foreign.len() * 2 > others {
+                return foreign;
+            }
+            tokio::time::sleep(FOREIGN_POLL).await;
+        }
+        std::future::pending().await
     }
 
     /// Registers the handler of a service.

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::handshake::{Card, HandshakeError, greet};
+use super::handshake::{Card, HandshakeError, Refusal, greet};
 use super::peer::Peer;
 use super::{Shared, connection};
 
@@ -33,6 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
         match dial(&shared, &peer).await {
             Ok((stream, card)) => {
                 logged = None;
+                peer.foreign.store(false, Ordering::Release);
                 info!(peer = %card.identity.replica, "connected to peer");
                 let since = Instant::now();
                 let (identity, cluster_id) = (card.identity, card.cluster_id);
@@ -46,6 +47,11 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
                 if matches!(&error, HandshakeError::Io(io) if is_refusal(io)) {
                     peer.refused.fetch_add(1, Ordering::AcqRel);
                     shared.look.notify_one();
+                }
+                if let HandshakeError::RefusedByPeer(Refusal::OtherCluster)
+                | HandshakeError::RefusedHere(Refusal::OtherCluster) = &error
+                {
+                    peer.foreign.store(true, Ordering::Release);
                 }
                 let reason = error.to_string();
                 let again = logged

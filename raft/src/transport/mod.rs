@@ -25,6 +25,7 @@ mod wire;
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -273,6 +274,19 @@ impl Transport {
     pub fn is_alive(&self, broker: u32) -> bool {
         broker == self.shared.config.local.broker
             || self.shared.peer(broker).is_some_and(|peer| peer.is_alive())
+    }
+
+    /// Brokers that belong to another cluster; `None` once any peer was met, or
+    /// when there is none.
+    pub fn foreign_peers(&self) -> Option<Vec<u32>> {
+        let peers = self.shared.peers.load();
+        if peers.is_empty() || peers.values().any(|peer| peer.identity().is_some()) {
+            return None;
+        }
+        let foreign = peers
+            .values()
+            .filter(|peer| peer.foreign.load(Ordering::Acquire));
+        Some(foreign.map(|peer| peer.broker).collect())
     }
 
     /// The whole identity of a broker that has ever said hello.

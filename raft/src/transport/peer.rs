@@ -26,6 +26,8 @@ pub(crate) struct Peer {
     pub(crate) redial: Notify,
     /// Refused dials since the peer was last connected.
     pub(crate) refused: AtomicU32,
+    /// The last handshake failed because one side belongs to another cluster.
+    pub(crate) foreign: AtomicBool,
     state: Mutex<State>,
     epoch: AtomicU64,
     heard_ms: AtomicU64,
@@ -61,6 +63,7 @@ impl Peer {
             outgoing: ArcSwapOption::empty(),
             redial: Notify::new(),
             refused: AtomicU32::new(0),
+            foreign: AtomicBool::new(false),
             state: Mutex::default(),
             epoch: AtomicU64::new(1),
             heard_ms: AtomicU64::new(0),
