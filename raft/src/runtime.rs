@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::raft_config;
 use crate::elections::{Elections, RETRY, TURN};
@@ -349,8 +349,21 @@ impl NodeInner {
                 () = group.progress().raft_entry_applied() => true,
                 () = group.closed() => false,
             };
-            if !changed {
+            if group.is_closed() {
                 return;
+            }
+            let ended = group
+                .raft
+                .metrics()
+                .borrow_watched()
+                .running_state
+                .clone()
+                .err();
+            if ended.is_some() || !changed {
+                // Others count on this node for the group: a broker that goes
+                // on without it would neither serve it nor let it be served.
+                error!(group = %group.id, ?ended, "a group's Raft has failed, the process ends");
+                std::process::abort();
             }
         }
     }

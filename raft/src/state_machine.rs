@@ -264,25 +264,22 @@ fn snapshot_of(checkpoint: Checkpoint) -> Result<GroupSnapshot, String> {
     })
 }
 
-/// Hands out the checkpoint at the boundary; or the newest, where there is none yet.
+/// Hands out the checkpoint at the boundary; or the newest, where there is none
+/// yet. It was read when this was made, between two applies: later the boundary
+/// may have moved, and the checkpoint may be gone.
 pub(crate) struct SnapshotBuilder {
-    group: GroupId,
-    store: SharedStore,
-    boundary: Option<u64>,
-    current: Option<Checkpoint>,
+    checkpoint: Option<io::Result<Checkpoint>>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<GroupSnapshot> {
-        let stored = match self.boundary {
-            None => None,
-            Some(index) => read_checkpoint(&self.store, self.group, index).await?,
-        };
-        let checkpoint = stored
-            .or(self.current.take())
-            .ok_or_else(|| io::Error::other("a group that has applied nothing has no snapshot"))?;
+        let checkpoint = self.checkpoint.take().unwrap_or_else(|| {
+            Err(io::Error::other(
+                "a group that has applied nothing has no snapshot",
+            ))
+        })?;
         snapshot_of(checkpoint).map_err(io::Error::other)
     }
 }
@@ -354,16 +351,15 @@ impl RaftStateMachine<Types> for Driver {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let current = match self.boundary {
-            Some(_) => None,
-            None => self.encode_checkpoint(),
+        let stored = match self.boundary {
+            None => Ok(None),
+            Some(index) => read_checkpoint(&self.store, self.group, index).await,
         };
-        SnapshotBuilder {
-            group: self.group,
-            store: self.store.clone(),
-            boundary: self.boundary,
-            current,
-        }
+        let checkpoint = match stored {
+            Ok(stored) => stored.or_else(|| self.encode_checkpoint()).map(Ok),
+            Err(error) => Some(Err(error)),
+        };
+        SnapshotBuilder { checkpoint }
     }
 
     async fn install_snapshot(
