@@ -117,7 +117,7 @@ settings! {
     /// How long offsets of an empty consumer group are kept.
     "offsets.retention.minutes" offsets_retention_minutes: u64 = 10_080;
     /// What is logged to standard error: error, warn, info, debug, trace, or a filter such as info,drave_raft=debug.
-    "log" log: String = "info,openraft=warn".to_owned();
+    "log" log: String = "info,openraft=error".to_owned();
 }
 
 /// Why a configuration is refused; its text is the one line a user sees.
