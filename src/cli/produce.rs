@@ -126,6 +126,9 @@ async fn copy_lines(
     producer: &Producer,
     counters: &Counters,
 ) -> anyhow::Result<()> {
+    if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+        eprintln!("one record a line; Ctrl-D ends");
+    }
     let bar = progress_bar();
     let mut input = BufReader::with_capacity(256 << 10, tokio::io::stdin());
     let mut line = Vec::new();
