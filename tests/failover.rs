@@ -89,22 +89,21 @@ fn committed(kafka: &Kafka, group: &str) -> (i64, String) {
         .with_topics(Some(vec![topic]));
     at_coordinator(kafka, group, |wire| {
         let response = wire.call(7, &request)?;
-        let found = &response.topics[0].partitions[0];
-        let error = if response.error_code == code::NONE {
-            found.error_code
-        } else {
-            response.error_code
+        // An error of the whole group comes without topics.
+        let Some(found) = response.topics.first().map(|topic| &topic.partitions[0]) else {
+            return Ok((response.error_code, (-1, String::new())));
         };
+        let error = [response.error_code, found.error_code]
+            .into_iter()
+            .find(|error| *error != code::NONE);
+        let metadata = found
+            .metadata
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         Ok((
-            error,
-            (
-                found.committed_offset,
-                found
-                    .metadata
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
-            ),
+            error.unwrap_or(code::NONE),
+            (found.committed_offset, metadata),
         ))
     })
 }
