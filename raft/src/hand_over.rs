@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::group::GroupInner;
-use crate::runtime::NodeInner;
+use crate::node::NodeInner;
 use crate::types::ReplicaId;
 
 /// How often leaders look whether the preferred replica is back.

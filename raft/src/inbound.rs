@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use crate::config::Types;
 use crate::entry::decode_membership;
 use crate::group::GroupInner;
-use crate::runtime::NodeInner;
+use crate::node::NodeInner;
 use crate::transport::{Inbound, Message, PeerEvent, ReplySender};
 use crate::types::{Leadership, ReplicaId};
 use crate::wire::{self, Append, AppendReply, kind};
@@ -341,6 +341,33 @@ fn on_leads(node: &NodeInner, from: ReplicaId, message: &Message) {
             {
                 local.suspect.store(false, Ordering::Release);
             }
+        }
+    }
+}
+
+/// The transport starts before the node exists, and may already deliver.
+pub(crate) struct LateReceiver {
+    pub(crate) slot: Arc<std::sync::OnceLock<std::sync::Weak<NodeInner>>>,
+    pub(crate) receiver: std::sync::OnceLock<Receiver>,
+}
+
+impl LateReceiver {
+    fn receiver(&self) -> Option<&Receiver> {
+        let node = self.slot.get()?;
+        Some(self.receiver.get_or_init(|| Receiver::new(node.clone())))
+    }
+}
+
+impl Inbound for LateReceiver {
+    fn on_request(&self, from: ReplicaId, message: Message, reply: ReplySender) {
+        if let Some(receiver) = self.receiver() {
+            receiver.on_request(from, message, reply);
+        }
+    }
+
+    fn on_peer(&self, event: PeerEvent) {
+        if let Some(receiver) = self.receiver() {
+            receiver.on_peer(event);
         }
     }
 }

@@ -14,6 +14,7 @@ mod leaders;
 mod log_store;
 pub mod machine;
 mod net;
+mod node;
 pub mod proposal;
 pub mod runtime;
 mod state_machine;
