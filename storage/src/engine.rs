@@ -22,6 +22,7 @@ pub use crate::options::EngineOptions;
 use crate::reader::{Reader, io_error};
 use crate::shared::{POISONED, Shared};
 use crate::tail_cache::Evictor;
+use crate::watermark;
 use crate::writer::{Change, Writer, fatal};
 
 /// A [`LogStore`] on disk.
@@ -42,8 +43,7 @@ impl Engine {
         let io = |doing| move |source: io::Error| StorageError::Io { doing, source };
         fs::create_dir_all(path).map_err(io("creating the store's directory"))?;
         let watermark_path = path.join("synced");
-        let watermark =
-            housekeeper::read_watermark(&watermark_path).map_err(io("reading the watermark"))?;
+        let watermark = watermark::read(&watermark_path).map_err(io("reading the watermark"))?;
         let direct = options::supports_direct_io(path);
         if !direct {
             tracing::warn!(path = %path.display(), "no direct i/o here, flushes go through the page cache");

@@ -18,6 +18,7 @@ use rocksdb::DB;
 
 use crate::log::GroupId;
 use crate::space::{self, Dropped};
+use crate::watermark;
 use crate::writer::{AbortOnPanic, fatal};
 
 const GATHER: Duration = Duration::from_secs(1);
@@ -81,7 +82,7 @@ impl Housekeeper {
         loop {
             let due = self.gather();
             if let Some(sequence) = due.synced
-                && let Err(error) = write_watermark(&self.watermark, sequence)
+                && let Err(error) = watermark::write(&self.watermark, sequence)
             {
                 // All that is lost at a close is the sharpness of the check.
                 if due.closing {
@@ -118,26 +119,6 @@ impl Housekeeper {
             closing: due.closing,
         }
     }
-}
-
-const MAGIC: &str = "drave synced";
-
-/// Replaces the watermark; durable when this returns.
-pub(crate) fn write_watermark(path: &Path, sequence: u64) -> io::Result<()> {
-    replace_file(path, format!("{MAGIC} {sequence}\n").as_bytes())
-}
-
-/// The watermark, if one was ever written.
-pub(crate) fn read_watermark(path: &Path) -> io::Result<Option<u64>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    text.strip_prefix(MAGIC)
-        .and_then(|rest| rest.trim().parse().ok())
-        .map(Some)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable watermark"))
 }
 
 /// Replaces a small file so that a crash leaves the old or the new one, whole.

@@ -18,6 +18,7 @@ mod reader;
 mod shared;
 mod space;
 mod tail_cache;
+mod watermark;
 mod writer;
 
 pub use directory::DataDirectory;
