@@ -100,7 +100,9 @@ impl Load {
             linger,
             batch_bytes: 1_000_000,
             buffer_bytes: BUFFER_BYTES,
-            delivery_timeout: Duration::from_secs(60),
+            // Brokers that flush 600 files one by one take their time.
+            request_timeout: Duration::from_secs(60),
+            delivery_timeout: Duration::from_secs(120),
             ..ProducerConfig::default()
         };
         let counted = counted.clone();
