@@ -215,6 +215,11 @@ impl GroupInner {
         ms != 0 && self.since_epoch(Instant::now()) < ms + LEASE.as_millis() as u64 / 2
     }
 
+    /// Writes an entry of Raft's own; whether it was committed.
+    pub(crate) async fn write_blank(&self) -> bool {
+        self.confirm_quorum().await.is_ok() && self.raft.write_blank().await.is_ok()
+    }
+
     /// A leader at rest has an expired lease, and openraft refuses its writes:
     /// asks a quorum first, once for all that wait.
     async fn confirm_quorum(&self) -> Result<(), ProposeError> {

@@ -15,6 +15,7 @@ mod log_store;
 pub mod machine;
 mod net;
 mod node;
+mod nudge;
 pub mod proposal;
 pub mod runtime;
 mod state_machine;

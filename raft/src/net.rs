@@ -242,7 +242,7 @@ impl NetBackoff<Types> for Client {
         let mut delay = Duration::from_millis(50);
         Some(Backoff::new(std::iter::from_fn(move || {
             if !transport.is_alive(broker) {
-                return Some(Duration::from_secs(5));
+                return Some(Duration::from_secs(2));
             }
             let now = delay;
             delay = (delay * 2).min(Duration::from_secs(1));

@@ -29,6 +29,7 @@ use crate::log_store::GroupLog;
 use crate::machine::StateMachine;
 use crate::net::Network;
 use crate::node::{NodeInner, run_announcements, run_elections, run_greetings, run_purges};
+use crate::nudge::run_nudges;
 use crate::state_machine::{CheckpointPolicy, Driver};
 use crate::transport::{Message, Transport, TransportConfig, TransportError};
 use crate::types::{Leadership, ReplicaId};
@@ -161,6 +162,7 @@ impl RaftNode {
         tasks.spawn(run_purges(inner.clone(), purges));
         tasks.spawn(run_greetings(inner.clone(), events));
         tasks.spawn(run_balance(inner.clone()));
+        tasks.spawn(run_nudges(inner.clone()));
         Ok(Arc::new(RaftNode {
             inner,
             tasks: Mutex::new(tasks),
