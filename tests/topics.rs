@@ -67,6 +67,29 @@ fn a_topic_made_again_has_a_new_id_and_nothing_of_the_old() {
     assert_eq!(kafka.read_all(&topic, 1).len(), 3);
 }
 
+/// A consumer that joins a group right after the topic was made asks any broker for its partitions, once.
+#[test]
+fn what_is_confirmed_shows_on_every_broker_at_once() {
+    let target = cluster::shared();
+    let kafka = target.kafka();
+    let brokers: Vec<Kafka> = target.bootstrap().split(',').map(Kafka::new).collect();
+    let shown = |topic: &str| -> Vec<i16> {
+        let metadata = brokers.iter().map(|broker| broker.metadata(&[topic]));
+        metadata
+            .map(|answer| answer.expect("metadata").topics[0].error_code)
+            .collect()
+    };
+    for round in 0..30 {
+        let topic = unique(&format!("at-once-{round}"));
+        let (error, message) = kafka.try_create(&topic, 1, -1, &[]);
+        assert_eq!(error, code::NONE, "{message}");
+        assert_eq!(shown(&topic), vec![code::NONE; brokers.len()], "{topic}");
+        kafka.delete(&topic);
+        let gone = vec![code::UNKNOWN_TOPIC_OR_PARTITION; brokers.len()];
+        assert_eq!(shown(&topic), gone, "{topic}");
+    }
+}
+
 /// Error code of Fetch 13, which names topics by id.
 fn fetch_by_id(kafka: &Kafka, id: Uuid, topic: &str, partition: i32) -> i16 {
     let wanted = FetchPartition::default()

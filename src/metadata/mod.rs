@@ -22,6 +22,7 @@ pub mod planning;
 mod producer_ids;
 pub mod registration;
 pub mod remote;
+mod spread;
 pub mod view;
 
 use std::net::SocketAddr;
@@ -116,6 +117,7 @@ impl Metadata {
             tasks: Mutex::default(),
         });
         remote::serve(&metadata);
+        spread::serve(&metadata);
         let opening = bootstrap::open(&metadata, store, published).await?;
         let tasks = vec![
             tokio::spawn(opening),

@@ -22,6 +22,7 @@ use super::command::{
 };
 use super::image::METADATA_GROUP;
 use super::planning::{self, NewPartitions, NewTopic};
+use super::spread::spread;
 use super::{Metadata, SubmitError, placement};
 
 /// Number of the service among those of [`RaftNode::serve`].
@@ -50,6 +51,20 @@ pub enum Request {
         /// Only say what would be answered.
         validate_only: bool,
     },
+}
+
+impl Request {
+    /// Whether a client waits for it, who may ask any broker next.
+    fn is_from_client(&self) -> bool {
+        match self {
+            Request::Submit(command) => matches!(
+                command,
+                Command::DeleteTopic { .. } | Command::AlterConfigs { .. }
+            ),
+            Request::CreateTopics { validate_only, .. }
+            | Request::CreatePartitions { validate_only, .. } => !validate_only,
+        }
+    }
 }
 
 /// What the controller answers. Sent between brokers: never reorder.
@@ -94,7 +109,8 @@ pub fn serve(metadata: &Arc<Metadata>) {
 }
 
 /// Asks the controller, and whoever succeeds it, until `timeout` has passed.
-/// On success this broker's image shows what was changed.
+/// On success this broker's image shows what was changed, and what a client
+/// changed shows on every live broker.
 pub async fn ask(
     metadata: &Metadata,
     request: Request,
@@ -108,6 +124,9 @@ pub async fn ask(
             Answer::Reply { index, reply } => {
                 // A reader that lags this far is told what holds, only a little early.
                 metadata.wait_applied(index, deadline).await;
+                if request.is_from_client() {
+                    spread(metadata, index, deadline).await;
+                }
                 return Ok(if uncertain {
                     settle(metadata, &request, reply)
                 } else {
