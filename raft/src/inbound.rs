@@ -62,19 +62,8 @@ impl Receiver {
             Err(reason) => return warn!(%from, group = %group.id, reason, "append refused"),
         };
         group.append_arrived();
-        if append.entries.is_empty() {
-            // Confirms leadership or the commit: no order to keep.
-            let group = group.clone();
-            let before = append.prev_log_id;
-            tokio::spawn(async move {
-                if let Ok(answer) = group.raft.append_entries(append).await {
-                    // A conflict is one with the entry before: a replica that is behind has it not.
-                    let result = answer.into_stream_result(before, None);
-                    reply.send(append_reply(result));
-                }
-            });
-            return;
-        }
+        // One without entries keeps its place too: ahead of the entries that it
+        // follows it would be a conflict, and openraft's leader would begin anew.
         let mut feeds = self.feeds.lock().expect("never poisoned");
         let item = match feeds.get(&(group.id, from)) {
             None => (append, reply),
@@ -305,7 +294,7 @@ impl Inbound for Receiver {
             return;
         };
         match message.kind {
-            kind::APPEND | kind::CONFIRM => self.on_append(&group, from, &message, reply),
+            kind::APPEND => self.on_append(&group, from, &message, reply),
             kind::VOTE | kind::PRE_VOTE => {
                 tokio::spawn(on_vote(node, group, message, reply));
             }

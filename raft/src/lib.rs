@@ -10,6 +10,8 @@ mod entry;
 pub mod group;
 mod hand_over;
 mod inbound;
+#[cfg(test)]
+mod inbound_tests;
 mod leaders;
 mod log_store;
 pub mod machine;

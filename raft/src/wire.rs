@@ -25,9 +25,7 @@ pub(crate) mod kind {
     pub(crate) const LEADS: u8 = 4;
     /// A call to a service of the node.
     pub(crate) const CALL: u8 = 5;
-    /// An append without entries: confirms leadership.
-    pub(crate) const CONFIRM: u8 = 6;
-    /// Entries of a log.
+    /// Entries of a log, or none: confirms leadership or the commit.
     pub(crate) const APPEND: u8 = 16;
     /// A checkpoint that replaces a log's beginning.
     pub(crate) const SNAPSHOT: u8 = 17;
@@ -162,13 +160,8 @@ pub(crate) fn encode_append(group: u64, to: ReplicaId, append: Append) -> Messag
         commit: append.leader_commit.as_ref().map(id_record),
         entries,
     };
-    let kind = if append.entries.is_empty() {
-        kind::CONFIRM
-    } else {
-        kind::APPEND
-    };
     Message {
-        kind,
+        kind: kind::APPEND,
         group,
         header: encode(&header),
         payload,

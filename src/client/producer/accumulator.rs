@@ -1,6 +1,6 @@
 //! A partition's records between `send` and their report.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +16,13 @@ pub(super) struct Accumulator {
     /// To be repeated, by sequence or order of sending.
     pub(super) repeat: BTreeMap<u64, Batch>,
     pub(super) not_before: Option<Instant>,
-    pub(super) under_way: usize,
+    /// Sent and not answered yet, by order.
+    pub(super) under_way: BTreeSet<u64>,
     pub(super) under_way_to: i32,
+    /// Its leader knows the producer. Until then batches go one by one: Kafka
+    /// takes any sequence for the first, so a second one that overtakes a
+    /// refused first one would leave that one out for good.
+    pub(super) introduced: bool,
     pub(super) sent: u64,
     pub(super) last_bytes: usize,
 }
@@ -47,8 +52,9 @@ impl Accumulator {
             full: VecDeque::new(),
             repeat: BTreeMap::new(),
             not_before: None,
-            under_way: 0,
+            under_way: BTreeSet::new(),
             under_way_to: -1,
+            introduced: false,
             sent: 0,
             last_bytes: 0,
         }
@@ -56,14 +62,17 @@ impl Accumulator {
 
     /// Whether a batch of it may go to its leader now; otherwise the time when one may.
     pub(super) fn ready(&self, now: Instant, linger: Duration) -> Result<(), Option<Instant>> {
-        if self.leader < 0 || (self.under_way > 0 && self.under_way_to != self.leader) {
+        if self.leader < 0 || (!self.under_way.is_empty() && self.under_way_to != self.leader) {
+            return Err(None);
+        }
+        if !self.introduced && !self.under_way.is_empty() {
             return Err(None);
         }
         if let Some(not_before) = self.not_before.filter(|time| *time > now) {
             return Err(Some(not_before));
         }
         if !self.repeat.is_empty() {
-            return if self.under_way == 0 {
+            return if self.under_way.is_empty() {
                 Ok(())
             } else {
                 Err(None)
@@ -79,5 +88,13 @@ impl Accumulator {
                 due => Err(Some(due)),
             },
         }
+    }
+
+    /// Whether a batch sent before this one has not arrived yet, as far as is
+    /// known: answers may be seen in another order than they were given.
+    pub(super) fn follows_another(&self, order: u64) -> bool {
+        let earlier = ..order;
+        self.repeat.range(earlier).next().is_some()
+            || self.under_way.range(earlier).next().is_some()
     }
 }

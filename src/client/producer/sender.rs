@@ -114,9 +114,9 @@ impl Sender {
                     if under_way >= config.in_flight_max || *bytes >= config.request_bytes {
                         continue;
                     }
-                    accumulator.under_way += 1;
                     accumulator.under_way_to = leader;
-                    if let Some((_, batch)) = accumulator.repeat.pop_first() {
+                    if let Some((order, batch)) = accumulator.repeat.pop_first() {
+                        accumulator.under_way.insert(order);
                         *bytes += batch.bytes.len();
                         batches.push(batch);
                         continue;
@@ -129,6 +129,7 @@ impl Sender {
                         *bytes += open.builder.bytes();
                         accumulator.last_bytes = open.builder.bytes();
                         let order = accumulator.sent;
+                        accumulator.under_way.insert(order);
                         accumulator.sent += open.builder.records() as u64;
                         taken.push((leader, partition, order, open));
                     }
@@ -267,9 +268,10 @@ impl Sender {
         let shared = self.shared.clone();
         let mut state = shared.state.lock();
         let accumulator = &mut state.partitions[batch.partition];
-        accumulator.under_way -= 1;
+        accumulator.under_way.remove(&batch.order);
         let error = match outcome {
             Ok(offset) => {
+                accumulator.introduced = true;
                 state.buffered -= batch.buffered;
                 drop(state);
                 shared.progress.notify_waiters();
@@ -278,8 +280,8 @@ impl Sender {
             Err(error) => error,
         };
         // It follows one that has to be repeated.
-        let follows = error.code() == Some(OUT_OF_ORDER_SEQUENCE)
-            && accumulator.repeat.range(..batch.order).next().is_some();
+        let follows =
+            error.code() == Some(OUT_OF_ORDER_SEQUENCE) && accumulator.follows_another(batch.order);
         let age = batch.appended_at[0].elapsed();
         if (error.is_retriable() || follows) && age < shared.config.delivery_timeout {
             accumulator.not_before = Some(Instant::now() + REFRESH_PAUSE);
