@@ -79,7 +79,7 @@ settings! {
     "advertise" advertise: Option<HostPort> = None;
     /// Where the other brokers connect (IP:PORT). Loopback unless set.
     "peer_listen" peer_listen: SocketAddr = loopback(9093);
-    /// Where /health is served (IP:PORT). Loopback unless set.
+    /// Where /health and /metrics are served (IP:PORT). Loopback unless set.
     "http_listen" http_listen: SocketAddr = loopback(9644);
     /// Every broker of the cluster, this one too: ID@IP:PORT of its peer listener,
     /// separated by commas; default: this broker alone.

@@ -12,6 +12,7 @@ pub mod handlers;
 pub mod http;
 pub mod limits;
 pub mod metadata;
+pub mod metrics;
 pub mod node;
 pub mod partition;
 pub mod protocol;

@@ -22,6 +22,7 @@ use crate::groups::{Groups, GroupsConfig};
 use crate::handlers::dispatch::Handlers;
 use crate::http::{self, Health};
 use crate::metadata::{self, Metadata};
+use crate::metrics::{Requests, Snapshot};
 use crate::partition::Partitions;
 use crate::server::{self, listener::Server};
 
@@ -39,6 +40,8 @@ pub struct Broker {
     pub partitions: Arc<Partitions>,
     /// The consumer groups, wherever they are coordinated.
     pub groups: Arc<Groups>,
+    /// What clients have asked for since it started.
+    pub requests: Requests,
 }
 
 /// A broker and the tasks that serve it.
@@ -120,11 +123,16 @@ async fn start(config: Arc<Config>) -> anyhow::Result<Running> {
         metadata,
         partitions,
         groups,
+        requests: Requests::default(),
     });
     let handlers = Arc::new(Handlers(broker.clone()));
     let clients = Server::start(clients, handlers, server::Options::of(&broker.config))?;
-    let of = broker.clone();
-    let http = tokio::spawn(http::serve(http, Arc::new(move || health(&of))));
+    let (of, scraped, budget) = (broker.clone(), broker.clone(), clients.budget());
+    let http = tokio::spawn(http::serve(
+        http,
+        Arc::new(move || health(&of)),
+        Arc::new(move || Snapshot::of(&scraped, &budget).into_text()),
+    ));
     let following = vec![
         following_groups,
         tokio::spawn(follow_addresses(broker.clone())),

@@ -1,9 +1,14 @@
 //! docs/OPERATIONS.md is kept true: its three-machine example starts, its
-//! tables name every setting and topic config, and what can't start says why.
+//! tables name every setting, topic config and metric, what can't start says
+//! why, and `/metrics` tells what a cluster has done.
 
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
-use std::net::TcpListener;
+mod cluster;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +18,7 @@ use drave::client::{
 };
 use drave::config::{Config, SETTINGS};
 use drave::metadata::configs::{Support, TOPIC_CONFIGS};
+use drave::metrics::SERIES;
 
 const BOOTSTRAP: &str = "127.0.0.11:9092,127.0.0.12:9092,127.0.0.13:9092";
 
@@ -182,11 +188,12 @@ fn a_broker_that_can_not_start_says_why_in_one_line_and_touches_nothing() {
 
 /// The tables of docs/OPERATIONS.md, from the code. `DRAVE_UPDATE_DOCS=1` writes them.
 #[test]
-fn the_documents_list_every_setting_and_every_topic_config() {
+fn the_documents_list_every_setting_topic_config_and_series() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md");
     let found = std::fs::read_to_string(&path).unwrap();
     let written = replace(&found, "settings", &settings_table());
     let written = replace(&written, "topic configs", &topic_configs_table());
+    let written = replace(&written, "series", &series_table());
     if std::env::var_os("DRAVE_UPDATE_DOCS").is_some() {
         std::fs::write(&path, &written).unwrap();
     }
@@ -235,4 +242,132 @@ fn topic_configs_table() -> String {
         table += &format!("| `{}` | {default} | {does} |\n", config.name);
     }
     table
+}
+
+fn series_table() -> String {
+    let mut table = "| series | type | labels | meaning |\n| --- | --- | --- | --- |\n".to_owned();
+    for series in SERIES {
+        let (name, kind) = (series.sample_name(), series.kind.as_str());
+        let labels = series.labels.iter().map(|label| format!("`{label}`"));
+        let labels = labels.collect::<Vec<_>>().join(", ");
+        table += &format!("| `{name}` | {kind} | {labels} | {} |\n", series.help);
+    }
+    table
+}
+
+/// What `/metrics` of a broker says: values by name and labels, as they are written.
+fn scrape(node: &cluster::Node) -> HashMap<String, f64> {
+    let mut flags = node.flags().iter();
+    let address = flags.find_map(|flag| flag.strip_prefix("--http-listen="));
+    let mut socket = TcpStream::connect(address.unwrap()).unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: drave\r\nConnection: close\r\n\r\n";
+    socket.write_all(request).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let text = text.strip_suffix("# EOF\n").expect("a whole text");
+
+    let mut values = HashMap::new();
+    let mut family = "";
+    for line in text.lines() {
+        if let Some(declared) = line.strip_prefix("# HELP ") {
+            family = declared.split(' ').next().unwrap();
+        } else if let Some(declared) = line.strip_prefix("# TYPE ") {
+            assert!(declared.starts_with(family), "TYPE follows HELP: {line}");
+        } else {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with(family), "{name} is not of {family}");
+            let before = values.insert(name.to_owned(), value.parse().unwrap());
+            assert_eq!(before, None, "{name} is there twice");
+        }
+    }
+    for series in SERIES {
+        let (name, help) = (
+            series.sample_name(),
+            format!("# HELP drave_{} ", series.name),
+        );
+        assert!(text.contains(&help), "{name} is not described");
+    }
+    values
+}
+
+#[tokio::test]
+async fn metrics_tell_what_was_produced_and_where_it_is() {
+    let brokers = cluster::Cluster::start_with(3, &["--num-partitions=3"]);
+    let scrape_all = || {
+        (1..=3)
+            .map(|id| scrape(brokers.node(id)))
+            .collect::<Vec<_>>()
+    };
+    let sum = |scraped: &[HashMap<String, f64>], name: &str| -> f64 {
+        scraped.iter().map(|values| values[name]).sum()
+    };
+    let before = scrape_all();
+    assert_eq!(sum(&before, "drave_requests_total{api=\"Produce\"}"), 0.0);
+
+    let cluster = Cluster::new(&brokers.bootstrap(), "test");
+    let config = ProducerConfig::default();
+    let producer = Producer::new(cluster, "orders", config, |batch| {
+        batch.outcome.unwrap();
+    });
+    let producer = producer.await.unwrap();
+    let value = [b'v'; 100];
+    for number in 0..300 {
+        let sent = producer.send(number % 3, None, Some(&value)).await;
+        sent.unwrap();
+    }
+    producer.flush().await.unwrap();
+
+    // Followers hear of the last commit a little later, and leadership may still move.
+    let offset = |values: &HashMap<String, f64>, name: &str, partition: i32| {
+        let labels = format!("topic=\"orders\",partition=\"{partition}\"");
+        values
+            .get(&format!("drave_partition_{name}{{{labels}}}"))
+            .copied()
+    };
+    let is_settled = |values: &HashMap<String, f64>| {
+        (0..3).all(|partition| {
+            offset(values, "high_watermark", partition) == Some(100.0)
+                && offset(values, "pending_entries", partition) == Some(0.0)
+        })
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        let after = scrape_all();
+        if after.iter().all(is_settled)
+            && sum(&after, "drave_replicas_behind") == 0.0
+            && sum(&after, "drave_groups_led{kind=\"metadata\"}") == 1.0
+            && sum(&after, "drave_groups_led{kind=\"partition\"}") == 3.0
+        {
+            break after;
+        }
+        assert!(Instant::now() < deadline, "{after:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+
+    let produced = sum(&after, "drave_requests_total{api=\"Produce\"}");
+    assert!(produced >= 1.0);
+    let bytes = sum(&after, "drave_request_bytes_total{api=\"Produce\"}");
+    assert!(bytes > 30_000.0, "{bytes} bytes");
+    assert!(sum(&after, "drave_response_bytes_total{api=\"Produce\"}") > 0.0);
+    let duration = "drave_request_duration_seconds";
+    for part in ["count{", "bucket{le=\"+Inf\","] {
+        let name = format!("{duration}_{part}api=\"Produce\"}}");
+        assert_eq!(sum(&after, &name), produced, "{name}");
+    }
+    assert!(sum(&after, &format!("{duration}_sum{{api=\"Produce\"}}")) > 0.0);
+
+    let syncs = "drave_storage_sync_duration_seconds_count";
+    for (id, (before, after)) in (1..).zip(before.iter().zip(&after)) {
+        assert!(after[syncs] > before[syncs], "broker {id} stored nothing");
+        for partition in 0..3 {
+            assert_eq!(offset(after, "log_end_offset", partition), Some(100.0));
+            assert_eq!(offset(after, "log_start_offset", partition), Some(0.0));
+        }
+        let others = (1..=3).filter(|other| *other != id);
+        for other in others {
+            assert!(after.contains_key(&format!("drave_peer_queue_bytes{{broker=\"{other}\"}}")));
+        }
+    }
 }

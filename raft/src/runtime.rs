@@ -267,6 +267,14 @@ impl RaftNode {
         self.inner.group(group).map(|inner| Group { inner })
     }
 
+    /// The groups that this node leads and may serve.
+    pub fn groups_led(&self) -> Vec<GroupId> {
+        let open = self.inner.open_groups().into_iter();
+        open.filter(|group| group.ready_term().is_some())
+            .map(|group| group.id)
+            .collect()
+    }
+
     /// Who leads a group, also one that has no replica here: nodes tell each
     /// other what they lead. The highest term wins.
     pub fn leadership(&self, group: GroupId) -> Option<Leadership> {
@@ -283,6 +291,11 @@ impl RaftNode {
     /// Every peer of the cluster, this node included.
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.inner.transport.peers()
+    }
+
+    /// The other brokers, and the bytes that wait to be sent to each.
+    pub fn queued_bytes(&self) -> Vec<(u32, usize)> {
+        self.inner.transport.queued_bytes()
     }
 
     /// Changes whenever a peer comes, goes or restarts.

@@ -11,7 +11,7 @@ use super::{
     metadata, offsets, produce, producer_ids, records, topics,
 };
 use crate::node::Broker;
-use crate::server::{CloseConnection, Connection, Dispatch, Pending, Request};
+use crate::server::{CloseConnection, Connection, Dispatch, Pending, Request, Served};
 
 /// What requests mean on a broker.
 pub struct Handlers(pub Arc<Broker>);
@@ -19,6 +19,10 @@ pub struct Handlers(pub Arc<Broker>);
 impl Dispatch for Handlers {
     fn dispatch(&self, connection: &Arc<Connection>, request: Request) -> Pending {
         dispatch(&self.0, connection, request)
+    }
+
+    fn served(&self, served: &Served) {
+        self.0.requests.count(served);
     }
 }
 

@@ -13,16 +13,16 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::ApiKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tracing::{debug, warn};
 
-use super::frame::{FrameError, FrameReader};
+use super::frame::{FrameError, FrameReader, LENGTH_BYTES};
 use super::outgoing::Outgoing;
-use super::{CloseConnection, Dispatch, Options, Outcome, Pending, Request};
+use super::{CloseConnection, Dispatch, Options, Outcome, Pending, Request, Served};
 use crate::limits::{
     CONNECTION_REPLY_BYTES_MAX, CONNECTION_REQUESTS_BEGUN_MAX, CONNECTION_REQUESTS_QUEUED_MAX,
     WRITE_STALLED_MS_MAX,
@@ -81,6 +81,9 @@ impl Connection {
 /// A request that has been read.
 struct Received {
     request: Request,
+    /// Its frame, with the length.
+    bytes: usize,
+    read_at: Instant,
     charge: OwnedSemaphorePermit,
 }
 
@@ -88,6 +91,9 @@ struct Received {
 struct Begun {
     pending: Pending,
     is_produce: bool,
+    api_key: i16,
+    request_bytes: usize,
+    read_at: Instant,
     /// Held until the request is complete.
     _charge: OwnedSemaphorePermit,
 }
@@ -191,6 +197,8 @@ async fn read<R: AsyncRead + Unpin>(
         if queue
             .send(Received {
                 request,
+                bytes: LENGTH_BYTES + frame.bytes.len(),
+                read_at: Instant::now(),
                 charge: frame.charge,
             })
             .await
@@ -240,15 +248,27 @@ impl<W: AsyncWrite + Unpin> Worker<W> {
             }
             match self.event().await {
                 Event::Completed(outcome) => {
-                    self.begun.pop_front();
                     self.connection.unanswered.fetch_sub(1, Ordering::Relaxed);
-                    match outcome {
-                        Ok(Some(response)) => self.outgoing.push(response),
-                        Ok(None) => {}
-                        Err(close) => {
-                            self.flush().await.map_err(End::Write)?;
-                            return Err(End::Refused(close));
+                    let waiting = self.outgoing.bytes();
+                    let close = match outcome {
+                        Ok(Some(response)) => {
+                            self.outgoing.push(response);
+                            None
                         }
+                        Ok(None) => None,
+                        Err(close) => Some(close),
+                    };
+                    if let Some(begun) = self.begun.pop_front() {
+                        self.dispatch.served(&Served {
+                            api_key: begun.api_key,
+                            request_bytes: begun.request_bytes,
+                            response_bytes: self.outgoing.bytes() - waiting,
+                            took: begun.read_at.elapsed(),
+                        });
+                    }
+                    if let Some(close) = close {
+                        self.flush().await.map_err(End::Write)?;
+                        return Err(End::Refused(close));
                     }
                 }
                 Event::Written(written) => {
@@ -284,12 +304,21 @@ impl<W: AsyncWrite + Unpin> Worker<W> {
         }) else {
             return;
         };
-        let Received { request, charge } = received;
-        let is_produce = request.header.api_key == ApiKey::Produce as i16;
+        let Received {
+            request,
+            bytes: request_bytes,
+            read_at,
+            charge,
+        } = received;
+        let api_key = request.header.api_key;
+        let is_produce = api_key == ApiKey::Produce as i16;
         let pending = self.dispatch.dispatch(&self.connection, request);
         self.begun.push_back(Begun {
             pending,
             is_produce,
+            api_key,
+            request_bytes,
+            read_at,
             _charge: charge,
         });
     }

@@ -19,7 +19,8 @@ use crate::limits::{
     FRAME_BYTES_PER_MS_MIN, FRAME_READ_MS_MAX, FRAME_STEP_BYTES, SCRATCH_BUSY_BYTES, SCRATCH_BYTES,
 };
 
-const LENGTH_BYTES: usize = 4;
+/// Bytes of the length before a frame.
+pub const LENGTH_BYTES: usize = 4;
 
 /// One frame without its length.
 #[derive(Debug)]

@@ -34,6 +34,26 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
         .map_err(|source| BindError { address, source })
 }
 
+/// The bytes that the requests of all connections share.
+#[derive(Debug, Clone)]
+pub struct RequestBudget {
+    bytes: usize,
+    free: Arc<Semaphore>,
+}
+
+impl RequestBudget {
+    fn of(options: &Options) -> Self {
+        let bytes = options.in_flight_bytes_max.max(options.request_bytes_max);
+        let free = Arc::new(Semaphore::new(bytes));
+        Self { bytes, free }
+    }
+
+    /// Bytes of requests that are being read or not yet answered.
+    pub fn in_use(&self) -> usize {
+        self.bytes.saturating_sub(self.free.available_permits())
+    }
+}
+
 /// A listener that is being served. Dropping it cuts all connections;
 /// [`Server::stop`] lets their requests complete first.
 #[derive(Debug)]
@@ -41,6 +61,7 @@ pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
+    budget: RequestBudget,
 }
 
 impl Server {
@@ -52,18 +73,26 @@ impl Server {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, dispatch, options, stopped));
+        let budget = RequestBudget::of(&options);
+        let free = budget.free.clone();
+        let accepting = tokio::spawn(accept(listener, dispatch, options, free, stopped));
         info!(%address, "listening for clients");
         Ok(Self {
             address,
             stop,
             accepting,
+            budget,
         })
     }
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What its requests share.
+    pub fn budget(&self) -> RequestBudget {
+        self.budget.clone()
     }
 
     /// Accepts and reads no more, completes and answers what has been read, for
@@ -86,11 +115,9 @@ async fn accept(
     listener: TcpListener,
     dispatch: Arc<dyn Dispatch>,
     options: Options,
+    budget: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let budget = Arc::new(Semaphore::new(
-        options.in_flight_bytes_max.max(options.request_bytes_max),
-    ));
     let mut connections = JoinSet::new();
     let mut id = 0;
     loop {

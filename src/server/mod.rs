@@ -19,7 +19,7 @@ pub mod listener;
 mod outgoing;
 
 pub use connection::{ClientSoftware, Connection};
-pub use listener::{BindError, Server, bind};
+pub use listener::{BindError, RequestBudget, Server, bind};
 
 /// The fields of a request's header that the broker acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +78,22 @@ pub trait Dispatch: Send + Sync + 'static {
     /// Begins a request. Everything that fixes the order of appends happens
     /// before this returns.
     fn dispatch(&self, connection: &Arc<Connection>, request: Request) -> Pending;
+
+    /// Hears of every request that is complete. Nobody needs to listen.
+    fn served(&self, _served: &Served) {}
+}
+
+/// What a connection measured of a request that is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// Which API.
+    pub api_key: i16,
+    /// Bytes of the request, with its length.
+    pub request_bytes: usize,
+    /// Bytes of the reply, with its length; 0 if there is none.
+    pub response_bytes: usize,
+    /// From the request read to its reply ready to be sent.
+    pub took: Duration,
 }
 
 /// What an operator may set.

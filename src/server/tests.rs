@@ -19,6 +19,7 @@ struct Echo {
     gate: Arc<Semaphore>,
     begun: AtomicUsize,
     order: Mutex<Vec<i32>>,
+    served: Mutex<Vec<Served>>,
 }
 
 impl Dispatch for Arc<Echo> {
@@ -47,6 +48,10 @@ impl Dispatch for Arc<Echo> {
             }))
         })
     }
+
+    fn served(&self, served: &Served) {
+        self.served.lock().unwrap().push(*served);
+    }
 }
 
 fn options() -> Options {
@@ -63,6 +68,7 @@ async fn start(options: Options) -> (Server, Arc<Echo>) {
         gate: Arc::new(Semaphore::new(0)),
         begun: AtomicUsize::new(0),
         order: Mutex::new(Vec::new()),
+        served: Mutex::new(Vec::new()),
     });
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     (
@@ -106,6 +112,38 @@ async fn until(condition: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the condition did not come true");
+}
+
+#[tokio::test]
+async fn what_a_request_weighs_and_takes_is_told_once_it_is_complete() {
+    let (server, echo) = start(options()).await;
+    let budget = server.budget();
+    let mut client = TcpStream::connect(server.address()).await.unwrap();
+    let (produce, close) = (frame(PRODUCE, 1, b"records"), frame(METADATA, 2, b"close"));
+    client.write_all(&produce).await.unwrap();
+    until(|| echo.begun.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(budget.in_use(), produce.len() - 4);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(echo.served.lock().unwrap().is_empty());
+    echo.gate.add_permits(1);
+    assert_eq!(reply(&mut client).await, (1, b"records".to_vec()));
+    client.write_all(&close).await.unwrap();
+    assert!(is_closed(&mut client).await);
+    until(|| budget.in_use() == 0).await;
+
+    let served = echo.served.lock().unwrap().clone();
+    let weighed: Vec<_> = (served.iter())
+        .map(|served| (served.api_key, served.request_bytes, served.response_bytes))
+        .collect();
+    assert_eq!(
+        weighed,
+        [
+            (PRODUCE, produce.len(), 4 + 4 + b"records".len()),
+            (METADATA, close.len(), 0)
+        ]
+    );
+    assert!(served[0].took >= Duration::from_millis(20));
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use rocksdb::DB;
 
 use crate::housekeeper::{self, Housekeeper};
 use crate::keys::{self, Kind};
-use crate::log::{Checkpoint, Done, Entry, GroupId, GroupState, LogStore, StorageError, Write};
+use crate::log::{
+    Checkpoint, Done, Entry, GroupId, GroupState, LogStore, StorageError, StoreActivity, Write,
+};
 use crate::options;
 pub use crate::options::EngineOptions;
 use crate::reader::{Reader, io_error};
@@ -283,6 +285,10 @@ impl LogStore for Engine {
 
     fn last_sync_age_ms(&self) -> u64 {
         self.shared.writer.last_sync_age_ms()
+    }
+
+    fn activity(&self) -> StoreActivity {
+        self.shared.writer.activity()
     }
 
     fn flush(&self) -> Result<(), StorageError> {

@@ -5,6 +5,7 @@
 //! the interface; [`engine`] is the disk, [`memory`] the disk of the simulation.
 
 pub mod directory;
+pub mod durations;
 pub mod engine;
 pub mod log;
 pub mod memory;
@@ -22,9 +23,10 @@ mod watermark;
 mod writer;
 
 pub use directory::DataDirectory;
+pub use durations::{DurationCounts, DurationHistogram};
 pub use engine::{Engine, EngineOptions};
 pub use log::{
-    Checkpoint, Done, Entry, GroupId, GroupState, LogStore, SharedStore, StorageError, TermStart,
-    Write,
+    Checkpoint, Done, Entry, GroupId, GroupState, LogStore, SharedStore, StorageError,
+    StoreActivity, TermStart, Write,
 };
 pub use memory::MemoryDisk;

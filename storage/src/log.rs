@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::durations::DurationCounts;
+
 /// Names one replicated log on this node. Never reused, also not after a delete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u64);
@@ -165,6 +167,17 @@ pub enum StorageError {
     },
 }
 
+/// What a store is busy with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreActivity {
+    /// How long each sync took.
+    pub syncs: DurationCounts,
+    /// Bytes that wait to be written, or for room in the queue.
+    pub queued_bytes: usize,
+    /// Bytes that are written and wait for a sync.
+    pub unsynced_bytes: usize,
+}
+
 /// A disk for many logs.
 ///
 /// `read_tail` never touches the disk and may be called from async code;
@@ -222,6 +235,9 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Milliseconds since the last completed sync; what a peer's liveness carries.
     fn last_sync_age_ms(&self) -> u64;
+
+    /// What is queued and how long syncs take, for those who watch the broker.
+    fn activity(&self) -> StoreActivity;
 
     /// Waits until everything submitted so far is durable.
     fn flush(&self) -> Result<(), StorageError>;

@@ -13,7 +13,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::log::{Checkpoint, Done, Entry, GroupId, GroupState, LogStore, StorageError, Write};
+use crate::log::{
+    Checkpoint, Done, Entry, GroupId, GroupState, LogStore, StorageError, StoreActivity, Write,
+};
 
 /// When a [`MemoryDisk`] syncs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,6 +279,11 @@ impl LogStore for MemoryDisk {
         self.lock().synced_at.map_or(0, |at| {
             u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)
         })
+    }
+
+    /// Nothing waits to be written here, and no sync takes time.
+    fn activity(&self) -> StoreActivity {
+        StoreActivity::default()
     }
 
     fn flush(&self) -> Result<(), StorageError> {

@@ -14,11 +14,12 @@ use std::time::Instant;
 
 use rocksdb::{DB, WriteBatch, WriteOptions};
 
+use crate::durations::DurationHistogram;
 use crate::group_log::GroupLog;
 use crate::head::Effects;
 use crate::housekeeper::Housekeeper;
 use crate::keys::{self, EntryKey, Kind};
-use crate::log::{Done, GroupId, Write};
+use crate::log::{Done, GroupId, StoreActivity, Write};
 use crate::tail_cache::Evictor;
 
 /// A write batch takes at most this much before it goes to the WAL.
@@ -74,6 +75,7 @@ pub(crate) struct Writer {
     unsynced_space: Condvar,
     started: Instant,
     synced_at_ms: AtomicU64,
+    syncs: DurationHistogram,
 }
 
 const POISONED: &str = "a thread that holds this lock does not panic";
@@ -92,6 +94,7 @@ impl Writer {
             unsynced_space: Condvar::new(),
             started: Instant::now(),
             synced_at_ms: AtomicU64::new(0),
+            syncs: DurationHistogram::default(),
         }
     }
 
@@ -135,6 +138,14 @@ impl Writer {
     pub(crate) fn last_sync_age_ms(&self) -> u64 {
         self.now_ms()
             .saturating_sub(self.synced_at_ms.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn activity(&self) -> StoreActivity {
+        StoreActivity {
+            syncs: self.syncs.counts(),
+            queued_bytes: self.queue.lock().expect(POISONED).bytes,
+            unsynced_bytes: self.unsynced.lock().expect(POISONED).bytes,
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -277,9 +288,11 @@ impl Writer {
                 bytes = unsynced.bytes;
             }
             let sequence = db.latest_sequence_number();
+            let began = Instant::now();
             if let Err(error) = db.flush_wal(true) {
                 fatal("syncing the log", &error);
             }
+            self.syncs.observe(began.elapsed());
             self.synced_at_ms.store(self.now_ms(), Ordering::Relaxed);
             for done in dones.drain(..) {
                 done(Ok(()));

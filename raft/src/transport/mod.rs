@@ -265,6 +265,13 @@ impl Transport {
         self.shared.current_statuses()
     }
 
+    /// The other brokers, and the bytes that wait to be sent to each.
+    pub fn queued_bytes(&self) -> Vec<(u32, usize)> {
+        let peers = self.shared.peers.load();
+        let queued = |peer: &Arc<Peer>| (peer.broker, peer.queued_bytes());
+        peers.values().map(queued).collect()
+    }
+
     /// Changes whenever a peer comes, goes or restarts.
     pub fn watch_peers(&self) -> watch::Receiver<Vec<PeerStatus>> {
         self.shared.statuses.subscribe()

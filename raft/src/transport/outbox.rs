@@ -105,6 +105,11 @@ impl Outbox {
         }
     }
 
+    /// Bytes queued that the socket has not taken.
+    pub(crate) fn bytes(&self) -> usize {
+        lock(&self.queues).bytes
+    }
+
     /// Whether everything queued was handed to the socket.
     pub(crate) fn is_drained(&self) -> bool {
         let queues = lock(&self.queues);

@@ -249,6 +249,13 @@ impl Peer {
         }
     }
 
+    /// Bytes that wait for it on both connections.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        let outgoing = self.outgoing.load_full();
+        outgoing.map_or(0, |link| link.outbox.bytes())
+            + self.incoming().map_or(0, |link| link.outbox.bytes())
+    }
+
     pub(crate) fn is_drained(&self) -> bool {
         let incoming = self.incoming();
         self.outgoing
