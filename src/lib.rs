@@ -4,9 +4,13 @@
 //! `server::connection` → `protocol` → `handlers::produce` → `partition` →
 //! `drave_raft::Group` → `drave_storage`; docs/ARCHITECTURE.md has the map.
 
+mod bounded;
 pub mod cli;
 pub mod client;
 pub mod config;
+#[cfg(test)]
+#[path = "../tests/corpus/mod.rs"]
+mod corpus;
 pub mod groups;
 pub mod handlers;
 pub mod http;

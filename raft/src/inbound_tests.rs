@@ -126,7 +126,7 @@ async fn appends_without_entries_keep_their_place() {
             let reply = request.await.expect("answered");
             assert_eq!(reply.kind, kind::APPEND);
             let reply: AppendReply = wire::decode(&reply.header).expect("an answer");
-            let due = (TERM, first + nth as u64 / 2);
+            let due = wire::id_record(&entry_id(TERM, first + nth as u64 / 2));
             assert!(
                 matches!(reply, AppendReply::Stored(Some(id)) if id == due),
                 "append {nth} of round {round}: {reply:?} where {due:?} was due"

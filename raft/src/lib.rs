@@ -7,6 +7,8 @@
 mod config;
 mod elections;
 mod entry;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod group;
 mod hand_over;
 mod inbound;

@@ -77,7 +77,7 @@ pub(crate) struct PurgeDue {
 
 /// A checkpoint as it is stored and sent.
 #[derive(Serialize, Deserialize)]
-struct CheckpointRecord<'a> {
+pub(crate) struct CheckpointRecord<'a> {
     version: u8,
     membership_at: Option<wire::IdRecord>,
     #[serde(borrow)]
@@ -240,7 +240,7 @@ fn restore(machine: &mut dyn StateMachine, checkpoint: &Checkpoint) -> Result<St
     ))
 }
 
-fn decode_checkpoint(bytes: &[u8]) -> Result<CheckpointRecord<'_>, String> {
+pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<CheckpointRecord<'_>, String> {
     let config = bincode::config::standard();
     let (record, _): (CheckpointRecord<'_>, usize) =
         bincode::serde::borrow_decode_from_slice(bytes, config)

@@ -5,11 +5,11 @@
 
 use bytes::{Bytes, BytesMut};
 use drave_storage::Entry;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Types;
-use crate::entry::{EntryId, LogEntry, entry_id};
+use crate::entry::{EntryId, LogEntry, TAG_MEMBERSHIP, decode_membership, entry_id};
 use crate::transport::Message;
 use crate::types::ReplicaId;
 
@@ -52,9 +52,24 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
+/// The highest term and the highest index that are taken from a peer or from
+/// the disk: of every one that is counted on, the next one exists.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
+/// A term or an index.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        number @ 0..=NUMBER_MAX => Ok(number),
+        number => Err(D::Error::custom(format_args!(
+            "{number} is neither a term nor an index"
+        ))),
+    }
+}
+
 /// A vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VoteRecord {
+    #[serde(deserialize_with = "number")]
     pub(crate) term: u64,
     pub(crate) replica: ReplicaId,
     pub(crate) committed: bool,
@@ -100,21 +115,32 @@ pub(crate) fn decode_vote(bytes: &[u8]) -> Result<RaftVote, String> {
 const VOTE_VERSION: u8 = 1;
 
 /// Term and index of an entry.
-pub(crate) type IdRecord = (u64, u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IdRecord {
+    #[serde(deserialize_with = "number")]
+    term: u64,
+    #[serde(deserialize_with = "number")]
+    index: u64,
+}
 
 /// From openraft's form.
 pub(crate) fn id_record(id: &EntryId) -> IdRecord {
-    (id.committed_leader_id().term, id.index())
+    IdRecord {
+        term: id.committed_leader_id().term,
+        index: id.index(),
+    }
 }
 
 /// To openraft's form.
 pub(crate) fn id_from(record: IdRecord) -> EntryId {
-    entry_id(record.0, record.1)
+    entry_id(record.term, record.index)
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct EntryHead {
+    #[serde(deserialize_with = "number")]
     index: u64,
+    #[serde(deserialize_with = "number")]
     term: u64,
     tag: u8,
     stamp: i64,
@@ -169,12 +195,26 @@ pub(crate) fn encode_append(group: u64, to: ReplicaId, append: Append) -> Messag
 }
 
 /// Decodes an append; every payload is a slice of the message, or a copy of its
-/// own where it is small and would pin a big message in memory.
+/// own where it is small and would pin a big message in memory. The entries of
+/// what is returned can be stored: they follow the previous one and each other,
+/// and those that change the membership can be read.
 pub(crate) fn decode_append(message: &Message) -> Result<(u128, Append), String> {
     let header: AppendHeader = decode(&message.header)?;
     let mut rest = joined(&message.payload);
     let mut entries = Vec::with_capacity(header.entries.len().min(4_096));
+    let mut before = header.previous;
     for head in header.entries {
+        let (index_next, term_min) = before.map_or((0, 0), |id| (id.index + 1, id.term));
+        if head.index != index_next || head.term < term_min {
+            return Err(format!(
+                "entry {} of term {} does not follow the one before",
+                head.index, head.term
+            ));
+        }
+        before = Some(IdRecord {
+            term: head.term,
+            index: head.index,
+        });
         let length = head.payload_bytes as usize;
         if length > rest.len() {
             return Err(format!("entry {} is cut short", head.index));
@@ -185,6 +225,9 @@ pub(crate) fn decode_append(message: &Message) -> Result<(u128, Append), String>
                 "entry {} arrived with a wrong checksum",
                 head.index
             ));
+        }
+        if head.tag == TAG_MEMBERSHIP {
+            decode_membership(&payload)?;
         }
         entries.push(LogEntry::from(Entry {
             index: head.index,

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::bounded;
+
 /// Version of every payload so far.
 const VERSION: u8 = 1;
 
@@ -227,9 +229,7 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Bytes {
 /// The inverse of [`encode`].
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormatError> {
     match bytes.split_first() {
-        Some((&VERSION, body)) => {
-            Ok(bincode::serde::decode_from_slice(body, config::standard())?.0)
-        }
+        Some((&VERSION, body)) => Ok(bounded::decode(body)?.0),
         other => Err(FormatError::Version(other.map(|(version, _)| *version))),
     }
 }

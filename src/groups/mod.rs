@@ -11,6 +11,8 @@
 
 pub mod command;
 pub mod coordinator;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod machine;
 pub mod membership;
 

@@ -17,6 +17,8 @@ pub mod cluster;
 pub mod configs;
 pub mod dispatch;
 pub mod fetch;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod group_admin;
 pub mod group_offsets;
 #[cfg(test)]

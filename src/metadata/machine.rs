@@ -22,6 +22,7 @@ use super::command::{
 };
 use super::image::{BrokerRegistration, Image, PARTITION_GROUP_MIN, PartitionPlacement, Topic};
 use super::names;
+use crate::bounded;
 
 /// Version of the checkpoint's format.
 const CHECKPOINT_FORMAT: u8 = 1;
@@ -385,8 +386,7 @@ impl StateMachine for MetadataMachine {
             }
             None => return Err(MachineError("empty metadata checkpoint".into())),
         };
-        let config = bincode::config::standard();
-        let (mut state, read): (State, usize) = bincode::serde::decode_from_slice(body, config)
+        let (mut state, read): (State, usize) = bounded::decode(body)
             .map_err(|error| MachineError(format!("metadata checkpoint: {error}")))?;
         if read != body.len() {
             return Err(MachineError(

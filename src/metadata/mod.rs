@@ -13,6 +13,8 @@ pub mod bootstrap;
 pub mod command;
 pub mod configs;
 pub mod controller;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod image;
 pub mod machine;
 pub mod membership;

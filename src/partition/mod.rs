@@ -11,6 +11,8 @@ pub mod command;
 pub mod encoding;
 pub mod epochs;
 pub mod fetch_sessions;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod index;
 pub mod machine;
 mod manager;

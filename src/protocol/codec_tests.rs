@@ -22,6 +22,16 @@ fn theirs(message: &impl Encodable, version: i16) -> Bytes {
     buffer.freeze()
 }
 
+/// The body of a Produce request of that version.
+pub(crate) fn produce_body(version: i16) -> Bytes {
+    theirs(&produce_request(version).1, version)
+}
+
+/// The body of a Fetch request of that version.
+pub(crate) fn fetch_body(version: i16) -> Bytes {
+    theirs(&fetch_request(version).1, version)
+}
+
 fn ours(encode: impl FnOnce(&mut Writer)) -> Bytes {
     let mut writer = Writer::new();
     encode(&mut writer);

@@ -273,4 +273,4 @@ fn step(reader: &mut Reader, field: &Field, version: i16) -> Result<(), Malforme
 
 #[cfg(test)]
 #[path = "guard_tests.rs"]
-mod tests;
+pub(crate) mod tests;

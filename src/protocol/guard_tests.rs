@@ -125,7 +125,8 @@ impl Maker {
     }
 }
 
-fn make(api: &Api, version: i16, seed: u64) -> Bytes {
+/// A request of that API and version, made up from its table.
+pub(crate) fn make(api: &Api, version: i16, seed: u64) -> Bytes {
     let fields = fields(api.key).unwrap();
     let mut maker = Maker {
         seed,

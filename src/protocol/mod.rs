@@ -13,4 +13,6 @@ pub mod record_batch;
 pub mod wire;
 
 #[cfg(test)]
-mod codec_tests;
+pub(crate) mod codec_tests;
+#[cfg(test)]
+mod fuzz_tests;

@@ -188,7 +188,8 @@ impl BatchHeader {
 
     /// The offset of the last record.
     pub fn last_offset(&self) -> i64 {
-        self.base_offset + i64::from(self.last_offset_delta)
+        self.base_offset
+            .saturating_add(i64::from(self.last_offset_delta))
     }
 
     /// The producer's number for the last record; sequences wrap to 0 after the greatest.

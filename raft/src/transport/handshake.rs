@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::types::ReplicaId;
@@ -100,7 +100,9 @@ impl Card {
 
     /// Reads a card of this version; of another version only the prefix, the
     /// rest is zero.
-    async fn read(stream: &mut TcpStream) -> Result<Card, HandshakeError> {
+    pub(crate) async fn read(
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Result<Card, HandshakeError> {
         let mut card = [0; CARD_BYTES];
         stream.read_exact(&mut card[..PREFIX_BYTES]).await?;
         if card[..MAGIC.len()] != MAGIC {

@@ -12,15 +12,15 @@
 mod accept;
 mod connection;
 mod dial;
-mod handshake;
+pub(crate) mod handshake;
 mod liveness;
 mod outbox;
 mod peer;
 mod pending;
-mod reader;
+pub(crate) mod reader;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -6,8 +6,7 @@
 //! set aside for bytes a peer only announces, beyond [`TRUST_BYTES`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::wire::{Frame, LENGTH_BYTES, WireError, check_length};
 
@@ -21,13 +20,13 @@ const TRUST_BYTES: usize = 1 << 20;
 const FREE_BYTES_MIN: usize = 4 << 10;
 
 /// Reads frames from one socket.
-pub(crate) struct FrameReader {
-    socket: OwnedReadHalf,
+pub(crate) struct FrameReader<R> {
+    socket: R,
     shared: BytesMut,
 }
 
-impl FrameReader {
-    pub(crate) fn new(socket: OwnedReadHalf) -> FrameReader {
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(crate) fn new(socket: R) -> FrameReader<R> {
         FrameReader {
             socket,
             shared: BytesMut::new(),
