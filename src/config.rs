@@ -101,7 +101,9 @@ settings! {
     /// Largest request accepted from a client.
     "socket.request.max.bytes" socket_request_max_bytes: u32 = 104_857_600;
     /// Client connections accepted at the same time.
-    "connections_max" connections_max: u32 = 10_000;
+    "max.connections" max_connections: u32 = 10_000;
+    /// Client connections accepted at the same time from one address.
+    "max.connections.per.ip" max_connections_per_ip: u32 = 5_000;
     /// A client connection is closed after being idle for this long.
     "connections.max.idle.ms" connections_max_idle_ms: u64 = 600_000;
     /// Bytes of requests held at the same time; beyond it, sockets are not read.
@@ -220,7 +222,12 @@ impl Config {
             ("num.partitions", u64::from(self.num_partitions), 1),
             ("message.max.bytes", u64::from(self.message_max_bytes), 1024),
             ("coordinator_groups", u64::from(self.coordinator_groups), 1),
-            ("connections_max", u64::from(self.connections_max), 1),
+            ("max.connections", u64::from(self.max_connections), 1),
+            (
+                "max.connections.per.ip",
+                u64::from(self.max_connections_per_ip),
+                1,
+            ),
             ("connections.max.idle.ms", self.connections_max_idle_ms, 1),
             ("peer_dead_after_ms", self.peer_dead_after_ms, 100),
             (

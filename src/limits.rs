@@ -7,8 +7,16 @@ const MIB: usize = 1 << 20;
 /// The most array elements and tagged fields in one request. What decoding
 /// allocates for one is bounded, so this bounds what a request allocates.
 pub const REQUEST_ELEMENTS_MAX: usize = 1 << 19;
-/// How much of a frame is allocated at once; a larger frame's buffer doubles as its bytes arrive.
+/// How much room a frame's buffer has at first; it doubles as bytes arrive.
 pub const FRAME_STEP_BYTES: usize = 2 * MIB;
+/// What a frame is charged for before its bytes have arrived: as much as has
+/// arrived, but no less than this.
+pub const FRAME_CHARGE_BYTES_MIN: usize = 16 * KIB;
+/// The same, and no more than this.
+pub const FRAME_CHARGE_BYTES_MAX: usize = 256 * KIB;
+/// Requests that are being read and find no room may be waiting for each
+/// other: after this long, one at a time goes on without.
+pub const BUDGET_WAIT_MS_MAX: u64 = 2_000;
 /// What is read from a socket when no frame is under way.
 pub const SCRATCH_BYTES: usize = 4 * KIB;
 /// The same, of a connection that fills it.
@@ -32,6 +40,10 @@ pub const FETCH_HELD_BYTES_MAX: usize = 256 * MIB;
 pub const WRITE_STALLED_MS_MAX: u64 = 60_000;
 /// How long a frame may take to arrive once it has begun, besides the time for its size.
 pub const FRAME_READ_MS_MAX: u64 = 60_000;
+/// In every such time, some of a frame has to arrive.
+pub const FRAME_WINDOW_MS: u64 = 10_000;
+/// How much of it, unless less is left.
+pub const FRAME_PROGRESS_BYTES_MIN: usize = 64 * KIB;
 /// The slowest rate at which a large frame may arrive.
 pub const FRAME_BYTES_PER_MS_MIN: usize = 256;
 /// How long a stopping server waits for the requests in flight.
@@ -47,4 +59,8 @@ const _: () = assert!(FETCH_BYTES_MAX <= i32::MAX as usize);
 const _: () = assert!(FETCH_BYTES_MAX <= FETCH_HELD_BYTES_MAX);
 const _: () =
     assert!(SCRATCH_BYTES <= SCRATCH_BUSY_BYTES && SCRATCH_BUSY_BYTES <= FRAME_STEP_BYTES);
+const _: () = assert!(FRAME_CHARGE_BYTES_MIN <= FRAME_CHARGE_BYTES_MAX);
+const _: () = assert!(FRAME_CHARGE_BYTES_MAX <= FRAME_STEP_BYTES);
+const _: () = assert!(SCRATCH_BUSY_BYTES <= FRAME_CHARGE_BYTES_MIN);
+const _: () = assert!(FRAME_WINDOW_MS <= FRAME_READ_MS_MAX);
 const _: () = assert!(WRITE_COPY_BYTES_MAX < SCRATCH_BYTES);

@@ -5,7 +5,7 @@
 
 mod cluster;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cluster::batch::{self, Batch};
@@ -270,6 +270,75 @@ fn connections_that_send_half_a_frame_and_stay_take_no_memory_from_the_others() 
         .expect("the broker still answers");
     assert_no_growth(target, &before);
     drop(idle);
+}
+
+#[test]
+fn connections_that_send_half_a_frame_leave_room_for_requests_and_are_closed_in_the_end() {
+    if std::env::var_os("DRAVE_TEST_BOOTSTRAP").is_some() {
+        return; // the settings are our own broker's
+    }
+    let room = [
+        "--socket-request-max-bytes=8388608",
+        "--request-bytes-in-flight-max=16777216",
+    ];
+    let cluster = Cluster::start_with(1, &room);
+    let kafka = cluster.kafka();
+    kafka.create("bystander", 1, &[]);
+    let mut bystander = kafka.leader("bystander", 0).expect("a leader");
+    // Together they announce a hundred times the bytes that requests may take.
+    let mut slow: Vec<_> = (0..200)
+        .map(|_| {
+            let mut wire = Wire::connect(&cluster.address(1)).expect("the broker accepts");
+            let begin = [&8_000_000i32.to_be_bytes()[..], &[0; 20_000]].concat();
+            wire.send_bytes(&begin).expect("sent");
+            wire
+        })
+        .collect();
+    let begun = Instant::now();
+    for _ in 0..5 {
+        let records = Batch::of(&[("k", &"v".repeat(500_000))]).encode();
+        let answer = kafka::produce(&mut bystander, "bystander", 0, records);
+        assert_eq!(answer.expect("an answer").error_code, code::NONE);
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    for wire in &mut slow {
+        wire.set_patience(Duration::from_secs(20))
+            .expect("a time-out");
+        assert!(
+            matches!(wire.read_frame(), Ok(None)),
+            "a client that sends no more is closed"
+        );
+    }
+}
+
+#[test]
+fn one_address_gets_no_more_connections_than_its_share() {
+    if std::env::var_os("DRAVE_TEST_BOOTSTRAP").is_some() {
+        return; // the settings are our own broker's
+    }
+    let cluster = Cluster::start_with(1, &["--max-connections-per-ip=20"]);
+    let metadata = MetadataRequest::default().with_topics(None);
+    let connect = || {
+        let mut wire = Wire::connect(&cluster.address(1)).expect("the system accepts");
+        wire.call(1, &metadata).map(|_| wire)
+    };
+    // Those that watched the start may have a few places yet.
+    let held: Vec<_> = (0..40).map_while(|_| connect().ok()).collect();
+    assert!(
+        (10..=20).contains(&held.len()),
+        "{} connections",
+        held.len()
+    );
+    drop(held);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while connect().is_err() {
+        assert!(Instant::now() < deadline, "no place becomes free");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Resident bytes of our brokers; none of a cluster that isn't ours.

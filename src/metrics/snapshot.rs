@@ -9,7 +9,7 @@ use super::requests::ApiRequests;
 use crate::metadata::image::{METADATA_GROUP, PARTITION_GROUP_MIN};
 use crate::metadata::view::ClusterView;
 use crate::node::Broker;
-use crate::server::RequestBudget;
+use crate::server::Budget;
 
 /// All that `/metrics` shows.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,7 @@ pub struct Offsets {
 
 impl Snapshot {
     /// The broker now. Takes time in proportion to the partitions here.
-    pub fn of(broker: &Broker, budget: &RequestBudget) -> Snapshot {
+    pub fn of(broker: &Broker, budget: &Budget) -> Snapshot {
         let mut snapshot = Snapshot {
             requests: broker.requests.counted(),
             groups_led: groups_led(broker),

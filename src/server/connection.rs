@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::ApiKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
+use super::budget::{Budget, Charge};
 use super::frame::{FrameError, FrameReader, LENGTH_BYTES};
 use super::outgoing::Outgoing;
 use super::{CloseConnection, Dispatch, Options, Outcome, Pending, Request, Served};
@@ -84,7 +85,7 @@ struct Received {
     /// Its frame, with the length.
     bytes: usize,
     read_at: Instant,
-    charge: OwnedSemaphorePermit,
+    charge: Charge,
 }
 
 /// A request that has begun.
@@ -95,7 +96,7 @@ struct Begun {
     request_bytes: usize,
     read_at: Instant,
     /// Held until the request is complete.
-    _charge: OwnedSemaphorePermit,
+    _charge: Charge,
 }
 
 /// Serves one client until it leaves, errs, or `stop` turns true; then what has
@@ -105,14 +106,14 @@ pub(super) async fn serve<R, W>(
     connection: Arc<Connection>,
     dispatch: Arc<dyn Dispatch>,
     options: Options,
-    budget: Arc<Semaphore>,
+    budget: Budget,
     mut stop: watch::Receiver<bool>,
 ) where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let (queue, received) = mpsc::channel(CONNECTION_REQUESTS_QUEUED_MAX);
-    let frames = FrameReader::new(reader, budget, options.request_bytes_max);
+    let frames = FrameReader::new(reader, budget, options.request_bytes_max, options.pace);
     let reading = {
         let connection = connection.clone();
         async move {

@@ -2,21 +2,23 @@
 //!
 //! Invariants: the length is judged before anything is allocated by it; a
 //! buffer grows only as bytes arrive; every byte of a frame is charged to the
-//! budget that all connections share before there is room for it, until the
-//! [`Frame`] is dropped. A frame has an allocation of its own, so keeping a
-//! slice of it keeps nothing else.
+//! [`Budget`] before it is read, until the [`Frame`] is dropped, and no more is
+//! charged than has arrived and one step; a client that sends too slowly loses
+//! its connection. A frame has an allocation of its own, so keeping a slice of
+//! it keeps nothing else.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::{Budget, Charge};
+use super::pace::{Pace, Progress};
 use crate::limits::{
-    FRAME_BYTES_PER_MS_MIN, FRAME_READ_MS_MAX, FRAME_STEP_BYTES, SCRATCH_BUSY_BYTES, SCRATCH_BYTES,
+    FRAME_CHARGE_BYTES_MAX, FRAME_CHARGE_BYTES_MIN, FRAME_STEP_BYTES, SCRATCH_BUSY_BYTES,
+    SCRATCH_BYTES,
 };
 
 /// Bytes of the length before a frame.
@@ -28,7 +30,7 @@ pub struct Frame {
     /// The request.
     pub bytes: Bytes,
     /// Its share of the budget.
-    pub charge: OwnedSemaphorePermit,
+    pub charge: Charge,
 }
 
 /// Why there is no further frame.
@@ -64,19 +66,22 @@ pub struct FrameReader<R> {
     reader: R,
     scratch: BytesMut,
     scratch_bytes: usize,
-    budget: Arc<Semaphore>,
+    budget: Budget,
     bytes_max: usize,
+    pace: Pace,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// A reader that charges `budget` (in bytes) and refuses frames above `bytes_max`.
-    pub fn new(reader: R, budget: Arc<Semaphore>, bytes_max: usize) -> Self {
+    /// A reader that charges `budget` and refuses frames above `bytes_max`, and
+    /// those that arrive more slowly than `pace`.
+    pub fn new(reader: R, budget: Budget, bytes_max: usize, pace: Pace) -> Self {
         Self {
             reader,
             scratch: BytesMut::new(),
             scratch_bytes: SCRATCH_BYTES,
             budget,
             bytes_max,
+            pace,
         }
     }
 
@@ -91,7 +96,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Err(FrameError::Closed);
             }
         }
-        let deadline = Instant::now() + Duration::from_millis(FRAME_READ_MS_MAX);
+        let deadline = Instant::now() + self.pace.window;
         while self.scratch.len() < LENGTH_BYTES {
             let read = timeout_at(deadline, self.fill_scratch()).await;
             if read.map_err(|_| FrameError::Slow)?? == 0 {
@@ -106,43 +111,41 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             bytes: announced,
             bytes_max: self.bytes_max,
         })?;
-        let charge = self.charge(bytes.min(FRAME_STEP_BYTES)).await;
-        // The client's time begins when there is room for what it sends.
-        let allowed = FRAME_READ_MS_MAX + (bytes / FRAME_BYTES_PER_MS_MIN) as u64;
-        let body = timeout(Duration::from_millis(allowed), self.body(bytes, charge));
-        body.await.map_err(|_| FrameError::Slow)?
+        self.body(bytes).await
     }
 
-    async fn body(
-        &mut self,
-        bytes: usize,
-        mut charge: OwnedSemaphorePermit,
-    ) -> Result<Frame, FrameError> {
-        let mut charged = bytes.min(FRAME_STEP_BYTES);
-        let mut frame = BytesMut::with_capacity(charged);
+    async fn body(&mut self, bytes: usize) -> Result<Frame, FrameError> {
+        let mut charged = bytes.min(self.scratch.len().max(FRAME_CHARGE_BYTES_MIN));
+        let mut charge = self.budget.charge(charged).await;
+        // The client's time begins when there is room for what it sends.
+        let mut progress = Progress::begin(self.pace, bytes);
+        // Memory that nothing is written to costs nothing yet.
+        let mut frame = BytesMut::with_capacity(bytes.min(FRAME_STEP_BYTES));
         frame.put((&mut self.scratch).take(charged));
         while frame.len() < bytes {
             if frame.len() == charged {
-                let step = charged.min(bytes - charged);
-                charge.merge(self.charge(step).await);
-                frame.reserve(step);
+                let step = charged.clamp(FRAME_CHARGE_BYTES_MIN, FRAME_CHARGE_BYTES_MAX);
+                let step = step.min(bytes - charged);
+                let paused = Instant::now();
+                self.budget.charge_more(&mut charge, step).await;
+                progress.postpone(paused.elapsed());
                 charged += step;
             }
+            if frame.len() == frame.capacity() {
+                frame.reserve(frame.len().min(bytes - frame.len()));
+            }
             let room = charged - frame.len();
-            if self.reader.read_buf(&mut (&mut frame).limit(room)).await? == 0 {
+            let mut buffer = (&mut frame).limit(room);
+            let read = timeout_at(progress.deadline(), self.reader.read_buf(&mut buffer)).await;
+            if read.map_err(|_| FrameError::Slow)?? == 0 {
                 return Err(FrameError::Truncated);
             }
+            progress.arrived(frame.len());
         }
         Ok(Frame {
             bytes: frame.freeze(),
             charge,
         })
-    }
-
-    async fn charge(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let bytes = u32::try_from(bytes).expect("frames are below 2 GiB");
-        let charge = self.budget.clone().acquire_many_owned(bytes).await;
-        charge.expect("the budget is never closed")
     }
 
     async fn fill_scratch(&mut self) -> io::Result<usize> {

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tracing::{debug, error, info, warn};
 
+use super::budget::Budget;
 use super::connection::{Connection, serve};
+use super::places::Places;
 use super::{Dispatch, Options};
 use crate::limits::{ACCEPT_RETRY_MS, DRAIN_MS_MAX};
 
@@ -34,26 +36,6 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
         .map_err(|source| BindError { address, source })
 }
 
-/// The bytes that the requests of all connections share.
-#[derive(Debug, Clone)]
-pub struct RequestBudget {
-    bytes: usize,
-    free: Arc<Semaphore>,
-}
-
-impl RequestBudget {
-    fn of(options: &Options) -> Self {
-        let bytes = options.in_flight_bytes_max.max(options.request_bytes_max);
-        let free = Arc::new(Semaphore::new(bytes));
-        Self { bytes, free }
-    }
-
-    /// Bytes of requests that are being read or not yet answered.
-    pub fn in_use(&self) -> usize {
-        self.bytes.saturating_sub(self.free.available_permits())
-    }
-}
-
 /// A listener that is being served. Dropping it cuts all connections;
 /// [`Server::stop`] lets their requests complete first.
 #[derive(Debug)]
@@ -61,7 +43,7 @@ pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
-    budget: RequestBudget,
+    budget: Budget,
 }
 
 impl Server {
@@ -73,9 +55,9 @@ impl Server {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let budget = RequestBudget::of(&options);
-        let free = budget.free.clone();
-        let accepting = tokio::spawn(accept(listener, dispatch, options, free, stopped));
+        let budget = Budget::of(options.in_flight_bytes_max.max(options.request_bytes_max));
+        let shared = budget.clone();
+        let accepting = tokio::spawn(accept(listener, dispatch, options, shared, stopped));
         info!(%address, "listening for clients");
         Ok(Self {
             address,
@@ -91,7 +73,7 @@ impl Server {
     }
 
     /// What its requests share.
-    pub fn budget(&self) -> RequestBudget {
+    pub fn budget(&self) -> Budget {
         self.budget.clone()
     }
 
@@ -115,9 +97,10 @@ async fn accept(
     listener: TcpListener,
     dispatch: Arc<dyn Dispatch>,
     options: Options,
-    budget: Arc<Semaphore>,
+    budget: Budget,
     mut stop: watch::Receiver<bool>,
 ) {
+    let places = Places::new(options.connections_per_address_max);
     let mut connections = JoinSet::new();
     let mut id = 0;
     loop {
@@ -138,13 +121,18 @@ async fn accept(
             }
         };
         if connections.len() >= options.connections_max {
-            warn!(%peer, connections = connections.len(), "refusing a client: connections_max is reached");
+            warn!(%peer, connections = connections.len(), "refusing a client: max.connections is reached");
             continue;
         }
+        let Some(place) = places.take(peer.ip()) else {
+            warn!(%peer, "refusing a client: its address has max.connections.per.ip");
+            continue;
+        };
         id += 1;
         let connection = Arc::new(Connection::new(id, peer));
         let (dispatch, budget, stop) = (dispatch.clone(), budget.clone(), stop.clone());
         connections.spawn(async move {
+            let _place = place;
             match split(stream) {
                 Ok(halves) => serve(halves, connection, dispatch, options, budget, stop).await,
                 Err(error) => debug!(%peer, %error, "a client's connection failed"),

@@ -13,13 +13,18 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::config::Config;
 
+pub mod budget;
 pub mod connection;
 pub mod frame;
 pub mod listener;
 mod outgoing;
+pub mod pace;
+mod places;
 
+pub use budget::Budget;
 pub use connection::{ClientSoftware, Connection};
-pub use listener::{BindError, RequestBudget, Server, bind};
+pub use listener::{BindError, Server, bind};
+pub use pace::Pace;
 
 /// The fields of a request's header that the broker acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,8 +110,12 @@ pub struct Options {
     pub in_flight_bytes_max: usize,
     /// Connections at the same time.
     pub connections_max: usize,
+    /// Connections of one client address at the same time.
+    pub connections_per_address_max: usize,
     /// A connection is closed after so long without a request.
     pub idle: Duration,
+    /// How slowly a request may arrive.
+    pub pace: Pace,
 }
 
 impl Options {
@@ -117,11 +126,15 @@ impl Options {
             in_flight_bytes_max: usize::try_from(config.request_bytes_in_flight_max)
                 .unwrap_or(usize::MAX)
                 .min(tokio::sync::Semaphore::MAX_PERMITS),
-            connections_max: config.connections_max as usize,
+            connections_max: config.max_connections as usize,
+            connections_per_address_max: config.max_connections_per_ip as usize,
             idle: Duration::from_millis(config.connections_max_idle_ms),
+            pace: Pace::default(),
         }
     }
 }
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 mod tests;

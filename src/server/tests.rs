@@ -59,7 +59,9 @@ fn options() -> Options {
         request_bytes_max: 1 << 20,
         in_flight_bytes_max: 4 << 20,
         connections_max: 3,
+        connections_per_address_max: 3,
         idle: Duration::from_secs(60),
+        pace: Pace::default(),
     }
 }
 
@@ -370,6 +372,68 @@ async fn connections_above_the_bound_are_refused_and_free_places_are_taken() {
     let mut client = TcpStream::connect(server.address()).await.unwrap();
     client.write_all(&frame(METADATA, 9, b"")).await.unwrap();
     assert_eq!(reply(&mut client).await.0, 9);
+}
+
+#[tokio::test]
+async fn connections_above_the_bound_of_their_address_are_refused() {
+    let mut options = options();
+    options.connections_per_address_max = 1;
+    let (server, _) = start(options).await;
+    let mut first = TcpStream::connect(server.address()).await.unwrap();
+    first.write_all(&frame(METADATA, 1, b"")).await.unwrap();
+    reply(&mut first).await;
+    let mut refused = TcpStream::connect(server.address()).await.unwrap();
+    assert!(is_closed(&mut refused).await);
+    drop(first);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut next = TcpStream::connect(server.address()).await.unwrap();
+    next.write_all(&frame(METADATA, 2, b"")).await.unwrap();
+    assert_eq!(reply(&mut next).await.0, 2);
+}
+
+#[tokio::test]
+async fn half_sent_frames_hold_no_more_of_the_budget_than_they_have_sent() {
+    let mut options = options();
+    options.connections_max = 100;
+    options.connections_per_address_max = 100;
+    let (server, _) = start(options).await;
+    let mut slow = Vec::new();
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(server.address()).await.unwrap();
+        let request = frame(METADATA, 1, &[7; 900_000]);
+        client.write_all(&request[..20_000]).await.unwrap();
+        slow.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut other = TcpStream::connect(server.address()).await.unwrap();
+    let body = vec![1; 900_000];
+    other.write_all(&frame(METADATA, 2, &body)).await.unwrap();
+    let replied = tokio::time::timeout(Duration::from_secs(1), reply(&mut other)).await;
+    assert_eq!(replied.expect("there is room for it").0, 2);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_slowly_is_closed_and_a_steady_one_is_not() {
+    let mut options = options();
+    options.pace = Pace {
+        window: Duration::from_millis(400),
+        bytes_min: 1_000,
+        whole: Duration::from_secs(20),
+    };
+    let (server, _) = start(options).await;
+    let request = frame(METADATA, 1, &[7; 50_000]);
+    let mut still = TcpStream::connect(server.address()).await.unwrap();
+    still.write_all(&request[..20_000]).await.unwrap();
+    let mut length_only = TcpStream::connect(server.address()).await.unwrap();
+    length_only.write_all(&request[..2]).await.unwrap();
+    let mut steady = TcpStream::connect(server.address()).await.unwrap();
+    for part in request.chunks(5_000) {
+        steady.write_all(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(reply(&mut steady).await.0, 1);
+    assert!(is_closed(&mut still).await);
+    assert!(is_closed(&mut length_only).await);
 }
 
 #[tokio::test]
