@@ -11,6 +11,9 @@ use cluster::kafka::{self, Kafka, code, eventually, text, topic_name};
 use cluster::wire::Wire;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_topic_partitions_request::TopicRequest;
@@ -168,6 +171,25 @@ fn every_advertised_version_of_produce_and_fetch_is_answered() {
             (answer.error_code, answer.end_offset),
             (code::NONE, count),
             "OffsetForLeaderEpoch {version}"
+        );
+    }
+    for version in advertised.of::<DeleteRecordsRequest>() {
+        let start = i64::from(version) + 1;
+        let wanted = DeleteRecordsPartition::default().with_offset(start);
+        let wanted = DeleteRecordsTopic::default()
+            .with_name(topic_name(&topic))
+            .with_partitions(vec![wanted]);
+        let request = DeleteRecordsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(10_000);
+        let response = wire
+            .call(version, &request)
+            .unwrap_or_else(|error| panic!("DeleteRecords {version}: {error}"));
+        let answer = &response.topics[0].partitions[0];
+        assert_eq!(
+            (answer.error_code, answer.low_watermark),
+            (code::NONE, start),
+            "DeleteRecords {version}"
         );
     }
 }

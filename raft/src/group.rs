@@ -361,6 +361,15 @@ impl Group {
         self.inner.store.read(self.inner.id, from, to, bytes_max)
     }
 
+    /// Purges this replica's log up to the newest checkpoint before the entry at
+    /// `index`, in the background; whether there is something to purge. Nobody
+    /// may need the entries before `index` any more.
+    pub async fn purge_before(&self, index: u64) -> bool {
+        let inner = &self.inner;
+        let moved = inner.progress.checkpoints.choose_before(index);
+        moved && inner.raft.trigger().snapshot().await.is_ok()
+    }
+
     /// Makes `voters` the group's voters: new ones first learn the log, then
     /// vote, then the old ones go.
     pub async fn change_voters(

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::debug;
 
+use crate::checkpoints::Checkpoints;
 use crate::config::Types;
 use crate::entry::{EntryId, GroupMembership, decode_membership, encode_membership, entry_id};
 use crate::machine::{Applied, StateMachine};
@@ -43,6 +44,8 @@ pub(crate) struct Progress {
     applied_term: AtomicU64,
     /// Raised when a new leader's first entry was applied.
     raft_entry: Notify,
+    /// The checkpoints held.
+    pub(crate) checkpoints: Checkpoints,
 }
 
 impl Progress {
@@ -97,8 +100,6 @@ pub(crate) struct CheckpointPolicy {
 
 /// Entries without much payload count as this many bytes towards a checkpoint.
 const ENTRY_BYTES_MIN: u64 = 1024;
-/// Of the checkpoints that nobody purges by, one in so many stays.
-const LADDER_STRIDE: usize = 8;
 
 /// One group's machine and its checkpoints.
 pub(crate) struct Driver {
@@ -111,11 +112,6 @@ pub(crate) struct Driver {
     applied: Option<EntryId>,
     membership: Stored,
     bytes_since_checkpoint: u64,
-    /// Indexes of the checkpoints held, ascending.
-    checkpoints: Vec<u64>,
-    checkpoints_made: usize,
-    /// The checkpoint that is this group's snapshot.
-    boundary: Option<u64>,
 }
 
 impl Driver {
@@ -142,13 +138,8 @@ impl Driver {
         if let Some(id) = &applied {
             progress.set(id);
         }
-        let boundary = state.purged.and_then(|(purged, _)| {
-            state
-                .checkpoints
-                .iter()
-                .copied()
-                .find(|index| *index >= purged)
-        });
+        let purged = state.purged.map(|(index, _)| index);
+        progress.checkpoints.open(&state.checkpoints, purged);
         Ok(Driver {
             group,
             store,
@@ -159,9 +150,6 @@ impl Driver {
             applied,
             membership,
             bytes_since_checkpoint: 0,
-            checkpoints: state.checkpoints.clone(),
-            checkpoints_made: 0,
-            boundary,
         })
     }
 
@@ -191,31 +179,20 @@ impl Driver {
             return;
         };
         self.bytes_since_checkpoint = 0;
-        if self.checkpoints.last() == Some(&checkpoint.index) {
+        let (index, purge_behind) = (checkpoint.index, self.policy.purge_behind);
+        let Some(keep) = self.progress.checkpoints.add(index, purge_behind) else {
             return;
-        }
-        self.checkpoints_made += 1;
-        let mut purge_to = None;
-        match self.policy.purge_behind {
-            Some(behind) => {
-                let keep_from = self.checkpoints.len().saturating_sub(behind as usize);
-                self.checkpoints.drain(..keep_from);
-                purge_to = self.checkpoints.first().copied();
+        };
+        let progress = self.progress.clone();
+        let done = Box::new(move |written: io::Result<()>| {
+            if written.is_ok() {
+                progress.checkpoints.stored(index);
             }
-            // A ladder of older ones for whoever purges by retention.
-            None if self.checkpoints_made % LADDER_STRIDE != 1 => {
-                let newest = self.checkpoints.pop();
-                self.checkpoints
-                    .extend(newest.filter(|index| self.boundary == Some(*index)));
-            }
-            None => {}
-        }
-        let keep = self.checkpoints.clone();
-        self.checkpoints.push(checkpoint.index);
-        self.store
-            .submit(self.group, Write::Checkpoint { checkpoint, keep }, None);
-        if let Some(index) = purge_to {
-            self.boundary = Some(index);
+        });
+        let write = Write::Checkpoint { checkpoint, keep };
+        self.store.submit(self.group, write, Some(done));
+        let boundary = self.progress.checkpoints.boundary();
+        if let (Some(_), Some(index)) = (purge_behind, boundary) {
             let due = PurgeDue {
                 group: self.group,
                 index,
@@ -351,13 +328,15 @@ impl RaftStateMachine<Types> for Driver {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let stored = match self.boundary {
-            None => Ok(None),
-            Some(index) => read_checkpoint(&self.store, self.group, index).await,
-        };
-        let checkpoint = match stored {
-            Ok(stored) => stored.or_else(|| self.encode_checkpoint()).map(Ok),
-            Err(error) => Some(Err(error)),
+        let checkpoint = match self.progress.checkpoints.boundary() {
+            None => self.encode_checkpoint().map(Ok),
+            Some(index) => match read_checkpoint(&self.store, self.group, index).await {
+                Ok(Some(stored)) => Some(Ok(stored)),
+                // The whole state stands for the log, unless the log is the data.
+                Ok(None) if self.policy.purge_behind.is_some() => self.encode_checkpoint().map(Ok),
+                Ok(None) => Some(Err(io::Error::other("the boundary's checkpoint is gone"))),
+                Err(error) => Some(Err(error)),
+            },
         };
         SnapshotBuilder { checkpoint }
     }
@@ -388,14 +367,13 @@ impl RaftStateMachine<Types> for Driver {
         let done = Box::new(move |result| drop(done.send(result)));
         self.store.submit(self.group, write, Some(done));
         synced.await.map_err(io::Error::other)??;
-        self.checkpoints = vec![index];
-        self.boundary = Some(index);
+        self.progress.checkpoints.replace(index);
         self.bytes_since_checkpoint = 0;
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<GroupSnapshot>> {
-        let Some(index) = self.boundary else {
+        let Some(index) = self.progress.checkpoints.boundary() else {
             return Ok(None);
         };
         let Some(checkpoint) = read_checkpoint(&self.store, self.group, index).await? else {

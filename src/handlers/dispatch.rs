@@ -7,8 +7,8 @@ use kafka_protocol::messages::ApiKey;
 
 use super::groups::Client;
 use super::{
-    api, api_versions, cluster, configs, control, fetch, group_admin, group_offsets, groups,
-    metadata, offsets, produce, producer_ids, records, topics,
+    api, api_versions, cluster, configs, control, delete_records, fetch, group_admin,
+    group_offsets, groups, metadata, offsets, produce, producer_ids, records, topics,
 };
 use crate::node::Broker;
 use crate::server::{CloseConnection, Connection, Dispatch, Pending, Request, Served};
@@ -68,6 +68,7 @@ pub fn dispatch(broker: &Arc<Broker>, connection: &Arc<Connection>, request: Req
         }
         ApiKey::ListOffsets => partitions!(offsets::list_offsets),
         ApiKey::OffsetForLeaderEpoch => partitions!(offsets::offset_for_leader_epoch),
+        ApiKey::DeleteRecords => partitions!(delete_records::delete_records),
         ApiKey::InitProducerId => broker!(producer_ids::init_producer_id),
 
         ApiKey::ApiVersions => api_versions::api_versions(connection, request),

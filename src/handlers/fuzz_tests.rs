@@ -55,6 +55,7 @@ fn judge(api: &Api, api_version: i16, body: Bytes) -> bool {
         ApiVersions => ApiVersionsRequest,
         CreateTopics => CreateTopicsRequest,
         DeleteTopics => DeleteTopicsRequest,
+        DeleteRecords => DeleteRecordsRequest,
         InitProducerId => InitProducerIdRequest,
         OffsetForLeaderEpoch => OffsetForLeaderEpochRequest,
         DescribeConfigs => DescribeConfigsRequest,

@@ -15,6 +15,7 @@ use crate::server::{CloseConnection, Outcome, Pending, Request, RequestHeader, R
 pub mod api_versions;
 pub mod cluster;
 pub mod configs;
+pub mod delete_records;
 pub mod dispatch;
 pub mod fetch;
 #[cfg(test)]

@@ -120,6 +120,15 @@ pub fn position_by_offset(key: &[u8], value: &[u8]) -> Result<Position, Malforme
     })
 }
 
+/// The [`timestamp_key`] of the point that a pair under [`offset_key`] keeps.
+pub fn timestamp_key_of(key: &[u8], value: &[u8]) -> Result<Bytes, Malformed> {
+    let position = position_by_offset(key, value)?;
+    let mut value = Reader::of(value);
+    value.u8()?;
+    value.u64()?;
+    Ok(timestamp_key(value.i64()?, position.base_offset))
+}
+
 /// Reads a position back from a pair under [`timestamp_key`].
 pub fn position_by_timestamp(key: &[u8], value: &[u8]) -> Result<Position, Malformed> {
     let mut key = Reader::of(
@@ -231,15 +240,7 @@ impl OffsetIndex {
             || self.bytes_since_point >= POINT_BYTES
             || self.entries_since_point >= POINT_ENTRIES
         {
-            let point = Point {
-                position,
-                timestamp_before,
-            };
-            keys.extend(point.keys());
-            if self.points.len() == POINTS_MAX {
-                self.points.pop_front();
-            }
-            self.points.push_back(point);
+            self.add_point(position, timestamp_before, keys);
             (
                 self.has_point,
                 self.bytes_since_point,
@@ -251,6 +252,19 @@ impl OffsetIndex {
             self.newest.pop_front();
         }
         self.newest.push_back(position);
+    }
+
+    /// Adds a point to begin reading at.
+    pub fn add_point(&mut self, position: Position, timestamp_before: i64, keys: &mut Keys) {
+        let point = Point {
+            position,
+            timestamp_before,
+        };
+        keys.extend(point.keys());
+        if self.points.len() == POINTS_MAX {
+            self.points.pop_front();
+        }
+        self.points.push_back(point);
     }
 
     /// Counts an entry without live batches, which a reader has to step over.

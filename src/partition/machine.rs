@@ -11,7 +11,7 @@ use bytes::Bytes;
 use drave_raft::{Applied, MachineError, Reply, StateMachine};
 
 use super::batches::Batches;
-use super::command;
+use super::command::{self, CommandTag};
 use super::encoding::{Malformed, Reader, Writer};
 use super::epochs::Epochs;
 use super::index::{DeadBatches, Keys, OffsetIndex, Position};
@@ -172,6 +172,15 @@ impl PartitionMachine {
     }
 }
 
+/// Lets the log start later, never beyond its end; returns where it starts.
+fn trim(shared: &mut Shared, payload: &[u8]) -> i64 {
+    if let Ok(offset) = command::trimmed_to(payload) {
+        let offset = offset.min(shared.next_offset);
+        shared.log_start_offset = shared.log_start_offset.max(offset);
+    }
+    shared.log_start_offset
+}
+
 impl StateMachine for PartitionMachine {
     fn apply(&mut self, entry: Applied<'_>) -> Reply {
         let view = Arc::clone(&self.view);
@@ -183,6 +192,9 @@ impl StateMachine for PartitionMachine {
         let reply: Reply = match entry.command {
             Some(command) if command::is_append(command.tag) => {
                 Box::new(self.append(&mut shared, entry.index, command.stamp, &command.payload))
+            }
+            Some(command) if command.tag == CommandTag::TrimPrefix as u8 => {
+                Box::new(trim(&mut shared, &command.payload))
             }
             _ => Box::new(()),
         };
@@ -230,6 +242,13 @@ impl StateMachine for PartitionMachine {
         self.keys.clear();
         let mut shared = self.view.write();
         *shared = restored;
+        // What is before may be gone from this replica's log, or never have been in it.
+        let position = Position {
+            index: index + 1,
+            base_offset: shared.next_offset,
+        };
+        let timestamp = shared.latest.timestamp;
+        shared.index.add_point(position, timestamp, &mut self.keys);
         self.view.publish(&shared);
         drop(shared);
         self.view.waiters.wake_all();

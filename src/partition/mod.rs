@@ -21,6 +21,7 @@ pub mod producers;
 pub mod read;
 mod record_times;
 pub mod registry;
+mod retention;
 pub mod view;
 pub mod wait;
 
@@ -60,6 +61,7 @@ pub struct Partition {
     pub view: Arc<PartitionView>,
     log: ReplicaLog,
     appender: Arc<Appender>,
+    retention: retention::Progress,
     closed: AtomicBool,
 }
 
@@ -79,6 +81,7 @@ impl Partition {
             view,
             log,
             appender,
+            retention: retention::Progress::default(),
             closed: AtomicBool::new(false),
         })
     }
@@ -137,7 +140,7 @@ pub struct Partitions {
     peers: watch::Receiver<Vec<PeerStatus>>,
     registry: ArcSwap<Registry>,
     store_reads: Semaphore,
-    manager: Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Partitions {
@@ -155,27 +158,27 @@ impl Partitions {
             fetch_budget: Arc::new(Semaphore::new(FETCH_HELD_BYTES_MAX / 1024)),
             registry: ArcSwap::default(),
             store_reads: Semaphore::new(STORE_READS_MAX),
-            manager: Mutex::new(None),
+            tasks: Mutex::default(),
             raft: Arc::clone(&raft),
             metadata: Arc::clone(&metadata),
         });
         let manager = manager::Manager::new(Arc::clone(&partitions), raft, store);
-        let task = tokio::spawn(manager.run(metadata.watch()));
+        let tasks = vec![
+            tokio::spawn(manager.run(metadata.watch())),
+            tokio::spawn(retention::run(Arc::clone(&partitions))),
+        ];
         *partitions
-            .manager
+            .tasks
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(task);
+            .unwrap_or_else(PoisonError::into_inner) = tasks;
         partitions
     }
 
-    /// Stops opening and closing replicas; those open are closed with the node.
+    /// Stops opening and closing replicas and deleting old records; the
+    /// replicas that are open are closed with the node.
     pub fn stop(&self) {
-        let task = self
-            .manager
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(task) = task {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for task in tasks.drain(..) {
             task.abort();
         }
     }

@@ -45,17 +45,10 @@ pub fn first_at(
     log: &impl LogSource,
     timestamp: i64,
 ) -> Result<Option<Found>, ReadError> {
-    let (latest, known) = {
-        let shared = view.read();
-        (shared.latest, shared.index.position_by_time(timestamp))
-    };
-    if latest.timestamp < timestamp {
+    if view.read().latest.timestamp < timestamp {
         return Ok(None);
     }
-    let position = match known {
-        Some(position) => position,
-        None => stored_position(log, timestamp)?,
-    };
+    let position = position_by_time(view, log, timestamp)?;
     let log_start_offset = view.log_start_offset();
     let mut found = None;
     read::scan_from(view, log, position, |live| {
@@ -76,7 +69,7 @@ pub fn first_at(
 /// See [`Partitions::latest`].
 pub fn latest(view: &PartitionView, log: &impl LogSource) -> Result<Option<Found>, ReadError> {
     let latest = view.read().latest;
-    if latest.timestamp < 0 {
+    if latest.timestamp < 0 || latest.base_offset < view.log_start_offset() {
         return Ok(None);
     }
     let mut found = None;
@@ -88,6 +81,24 @@ pub fn latest(view: &PartitionView, log: &impl LogSource) -> Result<Option<Found
         ControlFlow::Break(())
     })?;
     Ok(found)
+}
+
+/// A position in the log before which no record is as late as `timestamp`. Blocks.
+pub fn position_by_time(
+    view: &PartitionView,
+    log: &impl LogSource,
+    timestamp: i64,
+) -> Result<Position, ReadError> {
+    let known = view.read().index.position_by_time(timestamp);
+    let position = match known {
+        Some(position) => position,
+        None => stored_position(log, timestamp)?,
+    };
+    let log_start_offset = view.log_start_offset();
+    if position.base_offset < log_start_offset {
+        return read::position(view, log, log_start_offset);
+    }
+    Ok(position)
 }
 
 fn record_in(live: &LiveBatch<'_>, timestamp: i64, offset_min: i64) -> Option<Found> {

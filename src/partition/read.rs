@@ -182,10 +182,7 @@ pub fn read_stored(
     if wanted.offset == start.high_watermark {
         return Ok(Records::default());
     }
-    let position = match start.position {
-        Some(position) => position,
-        None => stored_position(log, wanted.offset)?.unwrap_or(FIRST),
-    };
+    let position = position(view, log, wanted.offset)?;
     let mut collector = Collector::new(wanted, position, BTreeMap::new());
     while collector.next_index < start.applied_end {
         let bytes_max = collector.bytes_left().max(READ_BYTES_MIN);
@@ -216,6 +213,18 @@ fn check_range(view: &PartitionView, wanted: i64, end: i64) -> Result<(), ReadEr
         return Err(ReadError::OutOfRange { wanted, start, end });
     }
     Ok(())
+}
+
+/// A position at or before `offset` that is in the log if the offset is. May block.
+pub fn position(
+    view: &PartitionView,
+    log: &impl LogSource,
+    offset: i64,
+) -> Result<Position, ReadError> {
+    match view.start(offset).position {
+        Some(position) => Ok(position),
+        None => Ok(stored_position(log, offset)?.unwrap_or(FIRST)),
+    }
 }
 
 fn stored_position(log: &impl LogSource, offset: i64) -> Result<Option<Position>, ReadError> {

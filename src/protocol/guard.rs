@@ -179,6 +179,10 @@ const TABLES: &[(ApiKey, &[Field])] = &[
         &[since(6, array(&[STRING, UUID])), until(5, STRINGS), I32],
     ),
     (
+        ApiKey::DeleteRecords,
+        &[array(&[STRING, array(&[I32, I64])]), I32],
+    ),
+    (
         ApiKey::OffsetDelete,
         &[STRING, array(&[STRING, array(&[I32])])],
     ),

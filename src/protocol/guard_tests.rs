@@ -38,6 +38,7 @@ fn decode_again(key: ApiKey, body: Bytes, version: i16) -> Result<Bytes, String>
         ApiKey::ApiVersions => again::<ApiVersionsRequest>(body, version),
         ApiKey::CreateTopics => again::<CreateTopicsRequest>(body, version),
         ApiKey::DeleteTopics => again::<DeleteTopicsRequest>(body, version),
+        ApiKey::DeleteRecords => again::<DeleteRecordsRequest>(body, version),
         ApiKey::InitProducerId => again::<InitProducerIdRequest>(body, version),
         ApiKey::OffsetForLeaderEpoch => again::<OffsetForLeaderEpochRequest>(body, version),
         ApiKey::DescribeConfigs => again::<DescribeConfigsRequest>(body, version),

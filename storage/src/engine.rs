@@ -100,8 +100,8 @@ impl Engine {
         let writer = spawn(
             "store-writer",
             Box::new(move |shared| {
-                let forget = |change: &Change| shared.forget(change);
-                shared.writer.run_writer(&shared.db, evictor, forget);
+                let gone = |change: &Change| shared.gone(change);
+                shared.writer.run_writer(&shared.db, evictor, gone);
             }),
         )?;
         let syncer = spawn(
@@ -281,6 +281,17 @@ impl LogStore for Engine {
             }
         }
         inner.end - inner.start.unwrap_or(inner.end)
+    }
+
+    fn bytes_from(&self, group: GroupId, index: u64) -> Result<u64, StorageError> {
+        let log = self.shared.group(group)?;
+        let inner = log.lock();
+        let index = index.max(inner.state.first_index());
+        if index >= inner.state.next_index() {
+            return Ok(0);
+        }
+        let (start, _) = self.shared.position(group, &inner, index)?;
+        Ok(inner.end - start)
     }
 
     fn last_sync_age_ms(&self) -> u64 {

@@ -1,4 +1,5 @@
-//! Work that may wait: the durable watermark and freeing the space of dropped groups.
+//! Work that may wait: the durable watermark and freeing the space of dropped groups
+//! and purged entries.
 //!
 //! The watermark is the newest RocksDB sequence number known to be synced, in
 //! a small file of its own. A recovery that ends below it has lost synced data
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use rocksdb::DB;
 
 use crate::log::GroupId;
-use crate::space::{self, Dropped};
+use crate::space::{self, Dropped, Purged};
 use crate::watermark;
 use crate::writer::{AbortOnPanic, fatal};
 
@@ -28,12 +29,13 @@ const POISONED: &str = "the housekeeper ends the process when it panics";
 struct Due {
     synced: Option<u64>,
     dropped: Dropped,
+    purged: Purged,
     closing: bool,
 }
 
 impl Due {
     fn anything(&self) -> bool {
-        self.closing || self.synced.is_some() || self.dropped.is_due()
+        self.closing || self.synced.is_some() || self.dropped.is_due() || self.purged.is_due()
     }
 }
 
@@ -71,6 +73,15 @@ impl Housekeeper {
         }
     }
 
+    /// The space of a log's entries up to `index` is to be freed.
+    pub(crate) fn purged(&self, group: GroupId, index: u64, bytes: u64) {
+        let mut due = self.due.lock().expect(POISONED);
+        due.purged.add(group, index, bytes);
+        if due.purged.is_due() {
+            self.wake.notify_one();
+        }
+    }
+
     pub(crate) fn close(&self) {
         self.due.lock().expect(POISONED).closing = true;
         self.wake.notify_one();
@@ -94,6 +105,7 @@ impl Housekeeper {
             if due.closing {
                 return;
             }
+            space::free_purged(db, &due.purged);
             if let Err(error) = space::free(db, &due.dropped) {
                 fatal("freeing the space of dropped groups", &error);
             }
@@ -116,6 +128,7 @@ impl Housekeeper {
         Due {
             synced: due.synced.take(),
             dropped: due.dropped.take_due(),
+            purged: due.purged.take_due(),
             closing: due.closing,
         }
     }

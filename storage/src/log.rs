@@ -233,6 +233,9 @@ pub trait LogStore: Send + Sync + 'static {
     /// Bytes that the group's entries take up on disk, approximately.
     fn size_on_disk(&self, group: GroupId) -> u64;
 
+    /// Payload bytes of the group's entries from `index` on. May block.
+    fn bytes_from(&self, group: GroupId, index: u64) -> Result<u64, StorageError>;
+
     /// Milliseconds since the last completed sync; what a peer's liveness carries.
     fn last_sync_age_ms(&self) -> u64;
 

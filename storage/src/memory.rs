@@ -275,6 +275,13 @@ impl LogStore for MemoryDisk {
         })
     }
 
+    fn bytes_from(&self, group: GroupId, index: u64) -> Result<u64, StorageError> {
+        Ok(self.with(group, |group| {
+            let from = group.entries.range(index..);
+            from.map(|(_, entry)| entry.payload.len() as u64).sum()
+        }))
+    }
+
     fn last_sync_age_ms(&self) -> u64 {
         self.lock().synced_at.map_or(0, |at| {
             u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)

@@ -39,8 +39,18 @@ impl Shared {
         Ok(groups.entry(id).or_insert(group).clone())
     }
 
+    /// A written purge or drop: its space can be freed.
+    pub(crate) fn gone(&self, change: &Change) {
+        match change.write {
+            Write::Purge { index, .. } => {
+                (self.housekeeper).purged(change.group.id, index, change.end);
+            }
+            _ => self.forget(change),
+        }
+    }
+
     /// A written drop: the group leaves memory unless it was written to again.
-    pub(crate) fn forget(&self, change: &Change) {
+    fn forget(&self, change: &Change) {
         let mut groups = self.groups.write().expect(POISONED);
         let mut inner = change.group.lock();
         if inner.submission == change.submission {
@@ -103,6 +113,8 @@ impl Shared {
                 }
             }
             Write::Purge { index, .. } if effects.entries_gone.is_some() => {
+                let entries = effects.entries_gone.map_or(0, |(from, to)| to - from);
+                end = entries * (inner.end / inner.state.next_index().max(1));
                 inner.tail.cut_to(*index);
                 let empty = inner.state.last == inner.state.purged;
                 inner.start = empty.then_some(inner.end);

@@ -6,6 +6,8 @@
 //! what is live is moved out, which is the only time that blob garbage
 //! collection is on: retention frees whole files, oldest first, without it.
 
+use std::collections::HashMap;
+
 use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, Error};
 
 use crate::keys;
@@ -13,6 +15,8 @@ use crate::log::GroupId;
 
 /// Drops wait until together they free this much.
 const DUE_BYTES_MIN: u64 = 1 << 20;
+/// Purges wait until together they free about this much.
+const PURGED_BYTES_MIN: u64 = 32 << 20;
 /// Moving what is live must free at least this much,
 const GARBAGE_BYTES_MIN: u64 = 8 << 20;
 /// and this part of all blob files: a fifth, so four bytes move for each one freed at most.
@@ -43,6 +47,51 @@ impl Dropped {
         } else {
             Dropped::default()
         }
+    }
+}
+
+/// Logs whose beginnings were purged and whose space was not yet freed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Purged {
+    /// The last purged index of each.
+    logs: HashMap<GroupId, u64>,
+    bytes: u64,
+}
+
+impl Purged {
+    pub(crate) fn add(&mut self, group: GroupId, index: u64, bytes: u64) {
+        self.logs.insert(group, index);
+        self.bytes += bytes;
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.bytes >= PURGED_BYTES_MIN
+    }
+
+    /// What is due, if it is; small purges stay and add up.
+    pub(crate) fn take_due(&mut self) -> Purged {
+        if self.is_due() {
+            std::mem::take(self)
+        } else {
+            Purged::default()
+        }
+    }
+}
+
+/// Lets go of the purged beginnings of logs: their keys go, and with them every
+/// blob file of which nothing is left. Nothing that is live moves.
+pub(crate) fn free_purged(db: &DB, purged: &Purged) {
+    let log = db.cf_handle(keys::LOG).expect("opened with it");
+    for (&group, &index) in &purged.logs {
+        let range = (
+            keys::entry_bound(group, 0),
+            keys::entry_bound(group, index + 1),
+        );
+        db.compact_range_cf(log, Some(range.0), Some(range.1));
+    }
+    if !purged.logs.is_empty() {
+        let (logs, bytes) = (purged.logs.len(), purged.bytes);
+        tracing::debug!(logs, bytes, "freed the space of purged entries");
     }
 }
 

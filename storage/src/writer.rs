@@ -30,7 +30,7 @@ pub(crate) struct Change {
     pub(crate) group: Arc<GroupLog>,
     pub(crate) write: Write,
     pub(crate) effects: Effects,
-    /// Payload bytes of the log before this write; for a drop, what it frees.
+    /// Payload bytes of the log before this write; for a purge or a drop, about what it frees.
     pub(crate) end: u64,
     pub(crate) submission: u64,
 }
@@ -164,8 +164,8 @@ impl Writer {
         self.unsynced_work.notify_one();
     }
 
-    /// The body of the writer thread. `forget` is told of every written drop.
-    pub(crate) fn run_writer(&self, db: &DB, mut evictor: Evictor, forget: impl Fn(&Change)) {
+    /// The body of the writer thread. `gone` is told of every written purge and drop.
+    pub(crate) fn run_writer(&self, db: &DB, mut evictor: Evictor, gone: impl Fn(&Change)) {
         let _guard = AbortOnPanic;
         let mut options = WriteOptions::default();
         options.set_sync(false);
@@ -184,7 +184,7 @@ impl Writer {
                 std::mem::swap(&mut queue.items, &mut items);
             }
             while !items.is_empty() {
-                self.write_batch(db, &options, &mut items, &mut evictor, &forget);
+                self.write_batch(db, &options, &mut items, &mut evictor, &gone);
             }
         }
     }
@@ -196,7 +196,7 @@ impl Writer {
         options: &WriteOptions,
         items: &mut VecDeque<Item>,
         evictor: &mut Evictor,
-        forget: &impl Fn(&Change),
+        gone: &impl Fn(&Change),
     ) {
         let mut bytes = 0;
         let mut count = 0;
@@ -238,8 +238,8 @@ impl Writer {
                 Some(change) if matches!(change.write, Write::Append(_)) => {
                     evictor.written(change.group, change.submission, item.bytes);
                 }
-                Some(change) if matches!(change.write, Write::Drop) => {
-                    forget(&change);
+                Some(change) if matches!(change.write, Write::Drop | Write::Purge { .. }) => {
+                    gone(&change);
                 }
                 _ => {}
             }
