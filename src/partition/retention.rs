@@ -3,8 +3,8 @@
 //! A leader decides how far its partition's log start offset moves and says so
 //! in the log, so that all replicas agree. Every replica then purges its own
 //! log up to the newest checkpoint before that offset, which is what frees
-//! space: with checkpoints every 16 MiB, up to that much more than what can be
-//! read stays on disk, and an eighth of the log's age in logs of many GiB.
+//! space. Of the newest 256 MiB there is a checkpoint every 16 MiB, of what is
+//! older every 128 MiB: up to that much more than can be read stays on disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -1,4 +1,4 @@
-//! Giving the space of dropped groups back to the file system.
+//! Giving the space of dropped groups and purged entries back to the file system.
 //!
 //! Compacting a group's range rewrites keys only and lets go of its payloads.
 //! A blob file goes when nothing in it is live; but files are shared by all
