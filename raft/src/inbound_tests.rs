@@ -95,6 +95,7 @@ async fn appends_without_entries_keep_their_place() {
         voters: Vec::new(),
         checkpoint_bytes: 1 << 30,
         purge_behind_checkpoints: None,
+        commit_notice_wait: Duration::ZERO,
     };
     follower
         .open_group(spec, Box::new(Nothing))

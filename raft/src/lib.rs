@@ -20,6 +20,7 @@ mod log_store;
 pub mod machine;
 mod net;
 mod node;
+mod notices;
 mod nudge;
 pub mod proposal;
 pub mod runtime;
@@ -32,5 +33,7 @@ pub use drave_storage::GroupId;
 pub use group::{Group, GroupStatus, ProposeError};
 pub use machine::{Applied, MachineError, Reply, StateMachine};
 pub use proposal::{PendingProposal, Proposed};
-pub use runtime::{CallError, GroupSpec, NodeConfig, PeerStatus, RaftNode, Service};
+pub use runtime::{
+    COMMIT_NOTICE_WAIT, CallError, GroupSpec, NodeConfig, PeerStatus, RaftNode, Service,
+};
 pub use types::{Command, Leadership, ReplicaId};

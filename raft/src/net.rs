@@ -25,6 +25,7 @@ use openraft::{OptionalSend, RaftNetworkFactory};
 
 use crate::config::{Types, VOTE_TIMEOUT};
 use crate::entry::{EntryId, encode_membership};
+use crate::notices;
 use crate::transport::{Message, Transport, TransportError};
 use crate::types::ReplicaId;
 use crate::wire::{self, Append, AppendReply, RaftVote, kind};
@@ -40,6 +41,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) transport: Arc<Transport>,
+    pub(crate) commit_notice_wait: Duration,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -50,6 +52,7 @@ impl RaftNetworkFactory<Types> for Network {
             group: self.group,
             target,
             transport: self.transport.clone(),
+            commit_notice_wait: self.commit_notice_wait,
         }
     }
 }
@@ -59,6 +62,7 @@ pub(crate) struct Client {
     group: GroupId,
     target: ReplicaId,
     transport: Arc<Transport>,
+    commit_notice_wait: Duration,
 }
 
 impl Client {
@@ -139,7 +143,7 @@ impl NetStreamAppend<Types> for Client {
         S: Stream<Item = Append> + OptionalSend + Unpin + 'static,
     {
         let client: &Client = self;
-        let replies = input
+        let replies = notices::held(input, self.commit_notice_wait)
             .then(move |append| async move {
                 let message = wire::encode_append(client.group.0, client.target, append);
                 let bytes = message.payload.iter().map(Bytes::len).sum();

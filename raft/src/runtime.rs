@@ -49,6 +49,10 @@ pub struct NodeConfig {
     pub peer_dead_after: Duration,
 }
 
+/// The wait for a group that only its leader answers for: a notice of a commit
+/// costs as much as a small entry, and under load the next one is near.
+pub const COMMIT_NOTICE_WAIT: Duration = Duration::from_millis(50);
+
 /// How a group is opened on this node.
 #[derive(Clone, Debug)]
 pub struct GroupSpec {
@@ -63,6 +67,9 @@ pub struct GroupSpec {
     /// After a checkpoint, entries before the one `n` checkpoints back are
     /// purged; `None`: only [`Group`]'s owner purges.
     pub purge_behind_checkpoints: Option<u32>,
+    /// How long followers may be left without news of a commit when no new
+    /// entry brings it; see [`COMMIT_NOTICE_WAIT`].
+    pub commit_notice_wait: Duration,
 }
 
 /// A peer as seen from here.
@@ -206,6 +213,7 @@ impl RaftNode {
         let network = Network {
             group: id,
             transport: inner.transport.clone(),
+            commit_notice_wait: spec.commit_notice_wait,
         };
         let raft = Raft::new(
             inner.replica,

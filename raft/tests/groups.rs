@@ -139,6 +139,7 @@ impl Cluster {
             voters: (0..self.nodes.len()).map(|at| self.replica(at)).collect(),
             checkpoint_bytes: 20 * 1024,
             purge_behind_checkpoints: purge_behind,
+            commit_notice_wait: Duration::ZERO,
         };
         let machine = Box::new(Recorder {
             seen: node.seen.clone(),
@@ -299,6 +300,7 @@ async fn nodes_know_the_leaders_of_groups_that_they_do_not_hold() {
         voters: vec![cluster.replica(0)],
         checkpoint_bytes: 1 << 20,
         purge_behind_checkpoints: None,
+        commit_notice_wait: Duration::ZERO,
     };
     node.raft
         .open_group(spec, Box::new(Recorder::default()))

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use drave_raft::{GroupId, GroupSpec, RaftNode};
+use drave_raft::{COMMIT_NOTICE_WAIT, GroupId, GroupSpec, RaftNode};
 use kafka_protocol::ResponseError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -193,6 +193,7 @@ impl Groups {
                 voters: replicas.clone(),
                 checkpoint_bytes: CHECKPOINT_BYTES,
                 purge_behind_checkpoints: Some(1),
+                commit_notice_wait: COMMIT_NOTICE_WAIT,
             };
             let group = match self.raft.open_group(spec, Box::new(machine)).await {
                 Ok(group) => group,

@@ -84,6 +84,8 @@ async fn open_with(
         voters,
         checkpoint_bytes: CHECKPOINT_BYTES,
         purge_behind_checkpoints: Some(1),
+        // Every broker answers from its own image: it has to be the newest.
+        commit_notice_wait: Duration::ZERO,
     };
     metadata
         .raft

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drave_raft::{GroupId, GroupSpec, RaftNode, ReplicaId};
+use drave_raft::{COMMIT_NOTICE_WAIT, GroupId, GroupSpec, RaftNode, ReplicaId};
 use drave_storage::SharedStore;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -177,6 +177,7 @@ impl Manager {
                 voters: placed.replicas,
                 checkpoint_bytes: CHECKPOINT_BYTES,
                 purge_behind_checkpoints: None,
+                commit_notice_wait: COMMIT_NOTICE_WAIT,
             };
             let machine = Box::new(PartitionMachine::new(Arc::clone(&view)));
             let opened = raft.open_group(spec, machine).await;
