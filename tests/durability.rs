@@ -11,37 +11,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
-use cluster::batch::Batch;
-use cluster::kafka::{self, Kafka, code};
-use cluster::wire::Wire;
+use cluster::kafka::Kafka;
+use cluster::ledger::{Ledger, Writers, check, wait_in_sync};
 
 const TOPIC: &str = "kept";
 const FRANZ_TOPIC: &str = "kept-by-franz";
 const PARTITIONS: i32 = 12;
 const ROUNDS: i32 = 5;
-/// Records of 100 bytes in each batch.
-const BATCH_RECORDS: i32 = 10;
 /// The promise: half of all kills stop a partition for no longer than this.
 const MEDIAN_GAP_MAX: Duration = Duration::from_millis(1_500);
 /// No kill of one broker may stop a partition for longer than this.
 const GAP_MAX: Duration = Duration::from_secs(15);
-/// Patience with replicas that catch up.
-const IN_SYNC_MAX: Duration = Duration::from_secs(60);
 /// Time that the writers get between a broker's return and the next kill.
 const CALM: Duration = Duration::from_millis(1_500);
-
-/// A batch that was acknowledged.
-struct Acked {
-    sequence: i32,
-    offset: i64,
-    at: Instant,
-}
 
 #[test]
 fn acknowledged_records_survive_every_kill_at_their_offsets() {
@@ -49,10 +34,10 @@ fn acknowledged_records_survive_every_kill_at_their_offsets() {
     let kafka = cluster.kafka();
     kafka.create(TOPIC, PARTITIONS, &[]);
     kafka.create(FRANZ_TOPIC, PARTITIONS, &[]);
-    let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..PARTITIONS)
-        .map(|partition| writer(&cluster.bootstrap(), partition, &stop))
-        .collect();
+    let mut writers = Writers::of(TOPIC);
+    for partition in 0..PARTITIONS {
+        writers.follow(&cluster.bootstrap(), partition);
+    }
     let mut franz = Franz::start(&cluster);
     std::thread::sleep(CALM);
 
@@ -66,7 +51,7 @@ fn acknowledged_records_survive_every_kill_at_their_offsets() {
             std::thread::sleep(Duration::from_secs(2));
             cluster.node_mut(id).start();
             cluster.wait_ready();
-            wait_in_sync(&cluster);
+            wait_in_sync(&cluster.addresses(), &[TOPIC, FRANZ_TOPIC]);
             std::thread::sleep(CALM);
             kills.push(Kill {
                 name: format!("round {}, broker {id}", round + 1),
@@ -84,7 +69,7 @@ fn acknowledged_records_survive_every_kill_at_their_offsets() {
         .iter_mut()
         .for_each(cluster::Node::start);
     cluster.wait_ready();
-    wait_in_sync(&cluster);
+    wait_in_sync(&cluster.addresses(), &[TOPIC, FRANZ_TOPIC]);
     std::thread::sleep(CALM);
     let all_at_once = Kill {
         name: "all at once".to_owned(),
@@ -93,35 +78,29 @@ fn acknowledged_records_survive_every_kill_at_their_offsets() {
         led: (0..PARTITIONS).collect(),
     };
 
-    stop.store(true, Ordering::Relaxed);
-    let acked: Vec<Vec<Acked>> = writers
-        .into_iter()
-        .map(|writer| writer.join().expect("a writer"))
-        .collect();
+    let ledgers = writers.stop();
     let franz = franz.stop();
 
-    for (partition, acked) in (0..).zip(&acked) {
-        check_partition(&kafka, partition, acked);
+    for ledger in &ledgers {
+        let (partition, batches) = (ledger.partition, ledger.acked.len());
+        assert!(batches > 100, "partition {partition} took only {batches}");
     }
+    let records = check(&kafka, TOPIC, &ledgers);
     let franz = franz.map(|acked| check_franz(&kafka, &acked));
 
     let mut report = String::new();
     let mut gaps: Vec<Duration> = Vec::new();
     for kill in &kills {
-        let mut found = kill.gaps(&acked);
+        let mut found = kill.gaps(&ledgers);
         report += &format!("{}: {}\n", kill.name, summary(&mut found));
         gaps.extend(found);
     }
     report += &format!(
         "{}: {}\n",
         all_at_once.name,
-        summary(&mut all_at_once.gaps(&acked))
+        summary(&mut all_at_once.gaps(&ledgers))
     );
-    let batches: usize = acked.iter().map(Vec::len).sum();
-    report += &format!(
-        "{} records acknowledged and found at their offsets\n",
-        batches * BATCH_RECORDS as usize
-    );
+    report += &format!("{records} records acknowledged and found at their offsets\n");
     match franz {
         Some(records) => {
             report +=
@@ -160,9 +139,9 @@ struct Kill {
 
 impl Kill {
     /// For each partition: from the last acknowledgement before the kill, or the kill, to the first one after it.
-    fn gaps(&self, acked: &[Vec<Acked>]) -> Vec<Duration> {
+    fn gaps(&self, ledgers: &[Ledger]) -> Vec<Duration> {
         let gap = |partition: &i32| {
-            let acked = &acked[*partition as usize];
+            let acked = &ledgers[*partition as usize].acked;
             let after = acked.partition_point(|batch| batch.at <= self.at);
             // An answer may still be on its way when the process dies: the longest wait from the kill on is meant.
             let times = acked[after..]
@@ -206,145 +185,6 @@ fn partitions_led_by(kafka: &Kafka, id: i32) -> Vec<i32> {
         .filter(|(_, leader)| *leader == id)
         .map(|(partition, _)| partition)
         .collect()
-}
-
-/// Waits until every partition has a leader and all its replicas in sync, which only its leader knows.
-fn wait_in_sync(cluster: &Cluster) {
-    let deadline = Instant::now() + IN_SYNC_MAX;
-    for id in 1..=3 {
-        let kafka = Kafka::new(&cluster.address(id));
-        loop {
-            let metadata = kafka.metadata(&[TOPIC, FRANZ_TOPIC]).expect("metadata");
-            let mut behind = String::new();
-            for topic in &metadata.topics {
-                for partition in &topic.partitions {
-                    let (leader, in_sync) = (partition.leader_id.0, partition.isr_nodes.len());
-                    if leader < 0 || in_sync < partition.replica_nodes.len() {
-                        let (name, index) = (
-                            topic.name.as_ref().map(|name| name.as_str()),
-                            partition.partition_index,
-                        );
-                        behind += &format!(
-                            "{name:?} {index}: leader {leader}, in sync {:?}\n",
-                            partition.isr_nodes
-                        );
-                    }
-                }
-            }
-            if behind.is_empty() {
-                break;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "after {IN_SYNC_MAX:?} broker {id} shows\n{behind}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-/// A thread that writes batch after batch to one partition, each until it is acknowledged.
-fn writer(bootstrap: &str, partition: i32, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<Acked>> {
-    let (kafka, stop) = (Kafka::new(bootstrap), Arc::clone(stop));
-    std::thread::spawn(move || {
-        let (producer_id, epoch) = kafka.producer_id().expect("a producer id");
-        let mut leader: Option<Wire> = None;
-        let mut acked = Vec::new();
-        let mut sequence = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let records: Vec<_> = (0..BATCH_RECORDS)
-                .map(|n| (key(partition, sequence + n), "v".repeat(100)))
-                .collect();
-            let records: Vec<_> = records
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.as_str()))
-                .collect();
-            let batch = Batch::of(&records)
-                .by(producer_id, epoch, sequence)
-                .encode();
-            let deadline = Instant::now() + Duration::from_secs(60);
-            let offset = loop {
-                assert!(
-                    Instant::now() < deadline,
-                    "partition {partition} took no write for 60 s"
-                );
-                match attempt(&kafka, &mut leader, partition, &batch) {
-                    Ok(offset) => break offset,
-                    Err(_) => {
-                        leader = None;
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                }
-            };
-            acked.push(Acked {
-                sequence,
-                offset,
-                at: Instant::now(),
-            });
-            sequence += BATCH_RECORDS;
-        }
-        acked
-    })
-}
-
-/// One try to append a batch. An answer that isn't one of a change of leaders ends the test.
-fn attempt(
-    kafka: &Kafka,
-    leader: &mut Option<Wire>,
-    partition: i32,
-    batch: &[u8],
-) -> std::io::Result<i64> {
-    if leader.is_none() {
-        let mut wire = kafka.leader(TOPIC, partition)?;
-        wire.set_patience(Duration::from_secs(3))?;
-        *leader = Some(wire);
-    }
-    let wire = leader.as_mut().expect("connected above");
-    let answer = kafka::produce(wire, TOPIC, partition, batch.to_vec())?;
-    match answer.error_code {
-        code::NONE => Ok(answer.base_offset),
-        error if code::RETRIABLE.contains(&error) => {
-            Err(std::io::Error::other(format!("error {error}")))
-        }
-        error => panic!("partition {partition}: Produce gives error {error}, which no retry mends"),
-    }
-}
-
-fn key(partition: i32, sequence: i32) -> String {
-    format!("{partition}-{sequence}")
-}
-
-/// Reads the partition: records in the order of their sequence, each once, the acknowledged at their offsets.
-fn check_partition(kafka: &Kafka, partition: i32, acked: &[Acked]) {
-    let records = kafka.read_all(TOPIC, partition);
-    for (sequence, record) in (0..).zip(&records) {
-        let found = String::from_utf8_lossy(&record.key);
-        assert_eq!(
-            found,
-            key(partition, sequence),
-            "partition {partition}, offset {}",
-            record.offset
-        );
-    }
-    let written = acked.len() * BATCH_RECORDS as usize;
-    assert!(
-        acked.len() > 100,
-        "partition {partition} took only {} batches",
-        acked.len()
-    );
-    assert!(
-        records.len() >= written,
-        "partition {partition}: {written} records acknowledged, {} there",
-        records.len()
-    );
-    for batch in acked {
-        let record = &records[batch.sequence as usize];
-        assert_eq!(
-            record.offset, batch.offset,
-            "partition {partition}: sequence {}",
-            batch.sequence
-        );
-    }
 }
 
 /// The real client at work, if it can be had.

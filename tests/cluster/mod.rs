@@ -14,6 +14,8 @@
 
 pub mod batch;
 pub mod kafka;
+pub mod ledger;
+pub mod network;
 mod shared;
 pub mod wire;
 
@@ -25,6 +27,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka::Kafka;
+use network::Network;
 pub use shared::{Target, shared};
 
 /// How long a cluster may take until every broker is there.
@@ -42,10 +45,18 @@ pub struct Cluster {
 pub struct Node {
     /// Its id.
     pub id: i32,
-    port: u16,
+    place: Place,
     flags: Vec<String>,
     dir: PathBuf,
     process: Option<Child>,
+}
+
+/// Where a broker lives: its listeners, and its network namespace if it has one.
+struct Place {
+    client: String,
+    peer: String,
+    http: String,
+    namespace: Option<String>,
 }
 
 impl Cluster {
@@ -56,25 +67,46 @@ impl Cluster {
 
     /// Starts `count` brokers with more flags and waits until all of them are there.
     pub fn start_with(count: u16, flags: &[&str]) -> Cluster {
+        // Ports are picked all at once, so that no two are the same.
+        let ports = free_ports(usize::from(count) * 3);
+        let places = ports.chunks(3).map(|ports| Place {
+            client: format!("127.0.0.1:{}", ports[0]),
+            peer: format!("127.0.0.1:{}", ports[1]),
+            http: format!("127.0.0.1:{}", ports[2]),
+            namespace: None,
+        });
+        Cluster::start_at(places.collect(), flags)
+    }
+
+    /// Starts `count` brokers, each in its own part of a network, and waits until all of them are there.
+    pub fn start_in(network: &Network, count: u16, flags: &[&str]) -> Cluster {
+        let places = (1..=i32::from(count)).map(|id| Place {
+            client: format!("{}:9092", network.client_host(id)),
+            peer: format!("{}:9093", network.peer_host(id)),
+            http: "127.0.0.1:9094".to_owned(),
+            namespace: Some(network.namespace(id)),
+        });
+        Cluster::start_at(places.collect(), flags)
+    }
+
+    fn start_at(places: Vec<Place>, flags: &[&str]) -> Cluster {
         let dir = tempfile::Builder::new()
             .prefix("drave-test-")
             .tempdir()
             .expect("a temporary folder")
             .keep();
-        // Ports are picked all at once, so that no two are the same.
-        let ports = free_ports(usize::from(count) * 3);
-        let peers: Vec<_> = (1..=count)
-            .map(|id| format!("{id}@127.0.0.1:{}", ports[usize::from(id) * 3 - 2]))
+        let peers: Vec<_> = (1..)
+            .zip(&places)
+            .map(|(id, place)| format!("{id}@{}", place.peer))
             .collect();
-        let nodes = (1..=count).map(|id| {
-            let ports = &ports[usize::from(id) * 3 - 3..];
+        let nodes = (1..).zip(places).map(|(id, place)| {
             let dir = dir.join(format!("node{id}"));
             let mut all = vec![
                 format!("--node-id={id}"),
-                format!("--listen=127.0.0.1:{}", ports[0]),
-                format!("--advertise=127.0.0.1:{}", ports[0]),
-                format!("--peer-listen=127.0.0.1:{}", ports[1]),
-                format!("--http-listen=127.0.0.1:{}", ports[2]),
+                format!("--listen={}", place.client),
+                format!("--advertise={}", place.client),
+                format!("--peer-listen={}", place.peer),
+                format!("--http-listen={}", place.http),
                 format!("--peers={}", peers.join(",")),
                 format!("--data={}", dir.join("data").display()),
                 "--group-initial-rebalance-delay-ms=0".to_owned(),
@@ -82,8 +114,8 @@ impl Cluster {
             ];
             all.extend(flags.iter().map(|flag| (*flag).to_owned()));
             Node {
-                id: i32::from(id),
-                port: ports[0],
+                id,
+                place,
                 flags: all,
                 dir,
                 process: None,
@@ -105,13 +137,20 @@ impl Cluster {
         self.node(id).address()
     }
 
+    /// Address of every broker.
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(Node::address).collect()
+    }
+
     /// Addresses of all brokers, as clients take them.
     pub fn bootstrap(&self) -> String {
-        self.nodes
-            .iter()
-            .map(Node::address)
-            .collect::<Vec<_>>()
-            .join(",")
+        self.addresses().join(",")
+    }
+
+    /// Addresses of all brokers but one.
+    pub fn bootstrap_without(&self, id: i32) -> String {
+        let others = self.nodes.iter().filter(|node| node.id != id);
+        others.map(Node::address).collect::<Vec<_>>().join(",")
     }
 
     /// A client of this cluster.
@@ -180,7 +219,7 @@ impl Drop for Cluster {
 impl Node {
     /// Its address for clients.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.place.client.clone()
     }
 
     /// Its data directory.
@@ -212,7 +251,16 @@ impl Node {
             .append(true)
             .open(self.log())
             .expect("the broker's log");
-        let process = Command::new(drave())
+        let mut command = match &self.place.namespace {
+            // It becomes the broker: the process id stays.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(drave());
+                command
+            }
+            None => Command::new(drave()),
+        };
+        let process = command
             .arg("server")
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -259,6 +307,16 @@ impl Node {
             .as_mut()?
             .try_wait()
             .expect("the broker's status")
+    }
+
+    /// Processor time that the process has used, in seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the broker");
+        // After the name, which is in parentheses: user and system time are the 12th and 13th field, in 1/100 s.
+        let (_, fields) = stat.rsplit_once(')').expect("the process's name");
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = |field: usize| fields[field].parse::<f64>().expect("a number");
+        (ticks(11) + ticks(12)) / 100.0
     }
 
     /// Resident memory of the process, in bytes.
