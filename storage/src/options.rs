@@ -46,9 +46,9 @@ pub(crate) fn database(options: &EngineOptions, direct: bool) -> Options {
     // that lost anything that was synced.
     db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     // A recycled WAL file does not grow, so its sync writes no metadata.
-    db.set_recycle_log_file_num(4);
+    db.set_recycle_log_file_num(2);
     // Bounds how long the rarely written families hold old WAL files back.
-    db.set_max_total_wal_size(6 * options.write_buffer_bytes as u64);
+    db.set_max_total_wal_size(3 * options.write_buffer_bytes as u64);
     // Flushes through the page cache cost twice the CPU; recent data is read
     // from our own cache anyway.
     db.set_use_direct_io_for_flush_and_compaction(direct);

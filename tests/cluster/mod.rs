@@ -16,6 +16,7 @@ pub mod batch;
 pub mod kafka;
 pub mod ledger;
 pub mod network;
+pub mod plot;
 mod shared;
 pub mod wire;
 
@@ -299,6 +300,11 @@ impl Node {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether it was started and not ended by the test.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Whether the process has ended by itself, and how.
