@@ -7,7 +7,7 @@ DRAVE := $(CARGO_TARGET_DIR)/release/drave
 DATA ?= data
 NODES ?= 3
 
-.PHONY: up build tools test lint docs bench install
+.PHONY: up build tools test soak lint docs bench install
 
 up: build
 	@$(DRAVE) up --nodes $(NODES) --data $(DATA)
@@ -20,6 +20,10 @@ tools:
 
 test: tools
 	@scripts/test
+
+# Half an hour of random faults; the tests have some seconds of it.
+soak: tools
+	DRAVE_SOAK_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --test soak
 
 lint: tools
 	cargo fmt --all --check

@@ -43,6 +43,8 @@ pub struct Ledger {
 /// Writers at work.
 pub struct Writers {
     topic: String,
+    /// From an acknowledgement to the next batch.
+    pause: Duration,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Ledger>>,
 }
@@ -56,10 +58,16 @@ enum Target {
 }
 
 impl Writers {
-    /// No writer yet.
+    /// No writer yet. They will write as fast as they are answered.
     pub fn of(topic: &str) -> Writers {
+        Writers::with_pauses(topic, Duration::ZERO)
+    }
+
+    /// No writer yet. They will rest for so long after each acknowledgement.
+    pub fn with_pauses(topic: &str, pause: Duration) -> Writers {
         Writers {
             topic: topic.to_owned(),
+            pause,
             stop: Arc::default(),
             threads: Vec::new(),
         }
@@ -83,9 +91,16 @@ impl Writers {
     }
 
     fn spawn(&mut self, writer: String, partition: i32, producer: (i64, i16), target: Target) {
-        let (topic, stop) = (self.topic.clone(), Arc::clone(&self.stop));
+        let (topic, pause, stop) = (self.topic.clone(), self.pause, Arc::clone(&self.stop));
         self.threads.push(std::thread::spawn(move || {
-            let acked = write(&topic, &writer, partition, producer, &target, &stop);
+            let batches = Batches {
+                topic: &topic,
+                writer: &writer,
+                partition,
+                producer,
+                pause,
+            };
+            let acked = batches.write(&target, &stop);
             Ledger {
                 writer,
                 partition,
@@ -102,52 +117,62 @@ impl Writers {
     }
 }
 
-fn write(
-    topic: &str,
-    writer: &str,
+/// What a writer writes.
+struct Batches<'a> {
+    topic: &'a str,
+    writer: &'a str,
     partition: i32,
-    (producer_id, epoch): (i64, i16),
-    target: &Target,
-    stop: &AtomicBool,
-) -> Vec<Acked> {
-    let mut connection = None;
-    let mut acked = Vec::new();
-    let mut sequence = 0;
-    loop {
-        let records: Vec<_> = (0..BATCH_RECORDS)
-            .map(|n| (key(writer, sequence + n), "v".repeat(100)))
+    producer: (i64, i16),
+    pause: Duration,
+}
+
+impl Batches<'_> {
+    fn batch(&self, sequence: i32) -> Vec<u8> {
+        let records: Vec<_> = (sequence..sequence + BATCH_RECORDS)
+            .map(|n| (key(self.writer, n), "v".repeat(100)))
             .collect();
         let records: Vec<_> = records
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        let batch = Batch::of(&records)
+        let (producer_id, epoch) = self.producer;
+        Batch::of(&records)
             .by(producer_id, epoch, sequence)
-            .encode();
-        let began = Instant::now();
-        let offset = loop {
-            if stop.load(Ordering::Relaxed) {
-                return acked;
-            }
-            match attempt(target, &mut connection, topic, partition, &batch) {
-                Ok(offset) => break offset,
-                Err(_) => {
-                    connection = None;
-                    std::thread::sleep(Duration::from_millis(20));
+            .encode()
+    }
+
+    fn write(&self, target: &Target, stop: &AtomicBool) -> Vec<Acked> {
+        let mut connection = None;
+        let mut acked = Vec::new();
+        let mut sequence = 0;
+        loop {
+            let batch = self.batch(sequence);
+            let began = Instant::now();
+            let offset = loop {
+                if stop.load(Ordering::Relaxed) {
+                    return acked;
                 }
-            }
-            let insists = matches!(target, Target::Broker(_));
-            assert!(
-                insists || began.elapsed() < PATIENCE,
-                "partition {partition} took no write for {PATIENCE:?}"
-            );
-        };
-        acked.push(Acked {
-            sequence,
-            offset,
-            at: Instant::now(),
-        });
-        sequence += BATCH_RECORDS;
+                match attempt(target, &mut connection, self.topic, self.partition, &batch) {
+                    Ok(offset) => break offset,
+                    Err(_) => {
+                        connection = None;
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+                assert!(
+                    matches!(target, Target::Broker(_)) || began.elapsed() < PATIENCE,
+                    "partition {} took no write for {PATIENCE:?}",
+                    self.partition
+                );
+            };
+            acked.push(Acked {
+                sequence,
+                offset,
+                at: Instant::now(),
+            });
+            sequence += BATCH_RECORDS;
+            std::thread::sleep(self.pause);
+        }
     }
 }
 
