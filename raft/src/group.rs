@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use drave_storage::{Entry, GroupId, SharedStore, StorageError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::EmptyNode;
@@ -60,8 +61,10 @@ pub(crate) struct GroupInner {
     pub(crate) id: GroupId,
     pub(crate) replica: ReplicaId,
     pub(crate) raft: Raft<Types, Driver>,
-    /// The replicas as placed, the preferred leader first; an order for elections.
-    pub(crate) preferred: Vec<ReplicaId>,
+    /// The replicas that may write the group's first entry; empty on every other one.
+    pub(crate) founders: Vec<ReplicaId>,
+    /// The replicas as placed now, the preferred leader first; an order for elections.
+    preferred: ArcSwap<Vec<ReplicaId>>,
     pub(crate) elections: Arc<Elections>,
     /// The leader's node died or restarted, and no new leader is known yet.
     pub(crate) suspect: AtomicBool,
@@ -84,7 +87,7 @@ impl GroupInner {
         id: GroupId,
         replica: ReplicaId,
         raft: Raft<Types, Driver>,
-        preferred: Vec<ReplicaId>,
+        founders: Vec<ReplicaId>,
         elections: Arc<Elections>,
         store: SharedStore,
         progress: Arc<Progress>,
@@ -93,7 +96,8 @@ impl GroupInner {
             id,
             replica,
             raft,
-            preferred,
+            preferred: ArcSwap::from_pointee(founders.clone()),
+            founders,
             elections,
             suspect: AtomicBool::new(false),
             transferring: AtomicBool::new(false),
@@ -106,6 +110,11 @@ impl GroupInner {
             confirming: tokio::sync::Mutex::new(()),
             closed: watch::Sender::new(false),
         }
+    }
+
+    /// The replicas as placed, the preferred leader first.
+    pub(crate) fn preferred(&self) -> Arc<Vec<ReplicaId>> {
+        self.preferred.load_full()
     }
 
     /// The published leadership: this replica only once it is ready.
@@ -370,6 +379,14 @@ impl Group {
         moved && inner.raft.trigger().snapshot().await.is_ok()
     }
 
+    /// Says where the group is placed, the preferred leader first: the order in
+    /// which replicas stand for election. Whoever votes, stays.
+    pub fn prefer(&self, replicas: Vec<ReplicaId>) {
+        if *self.inner.preferred() != replicas {
+            self.inner.preferred.store(Arc::new(replicas));
+        }
+    }
+
     /// Makes `voters` the group's voters: new ones first learn the log, then
     /// vote, then the old ones go.
     pub async fn change_voters(
@@ -403,6 +420,17 @@ impl Group {
             .map(|replica| (replica, EmptyNode::new()))
             .collect();
         self.change_membership(ChangeMembers::AddNodes(nodes), timeout)
+            .await
+    }
+
+    /// Lets learners go that are not to vote any more.
+    pub async fn remove_learners(
+        &self,
+        learners: Vec<ReplicaId>,
+        timeout: Duration,
+    ) -> Result<(), ProposeError> {
+        let learners: BTreeSet<ReplicaId> = learners.into_iter().collect();
+        self.change_membership(ChangeMembers::RemoveNodes(learners), timeout)
             .await
     }
 

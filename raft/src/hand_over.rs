@@ -65,7 +65,7 @@ pub(crate) fn successor(node: &NodeInner, group: &GroupInner) -> Option<ReplicaI
     let metrics = group.raft.metrics().borrow_watched().clone();
     let matched = metrics.replication.unwrap_or_default();
     let voters = metrics.membership_config.membership().voter_ids();
-    let others = voters.filter(|voter| *voter != node.replica && node.is_alive(voter.broker));
+    let others = voters.filter(|voter| *voter != node.replica && node.is_there(*voter));
     others.max_by_key(|voter| matched.get(voter).cloned().flatten())
 }
 
@@ -83,14 +83,16 @@ pub(crate) async fn run_balance(node: Arc<NodeInner>) {
             );
         }
         for group in due {
-            let preferred = group.preferred[0];
-            tokio::spawn(hand_over(node.clone(), group, preferred));
+            if let Some(&preferred) = group.preferred().first() {
+                tokio::spawn(hand_over(node.clone(), group, preferred));
+            }
         }
     }
 }
 
 fn is_due(node: &NodeInner, group: &GroupInner) -> bool {
-    let Some(preferred) = group.preferred.first() else {
+    let placed = group.preferred();
+    let Some(preferred) = placed.first() else {
         return false;
     };
     if *preferred == node.replica || group.ready_term().is_none() {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, RwLock};
 
 use drave_storage::GroupId;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::types::{Leadership, ReplicaId};
 
@@ -17,6 +17,8 @@ pub(crate) struct Leaders {
     table: RwLock<HashMap<GroupId, Leadership>>,
     unannounced: Mutex<Vec<(u64, u64)>>,
     wake: Notify,
+    /// How many leaderships this node has won.
+    won: watch::Sender<u64>,
 }
 
 impl Leaders {
@@ -46,6 +48,12 @@ impl Leaders {
             .expect("never poisoned")
             .push((group.0, leadership.term));
         self.wake.notify_one();
+        self.won.send_modify(|won| *won += 1);
+    }
+
+    /// Changes whenever this node has won a leadership and is ready.
+    pub(crate) fn watch_won(&self) -> watch::Receiver<u64> {
+        self.won.subscribe()
     }
 
     /// Waits for something to announce. Bounded by the number of groups.

@@ -74,7 +74,7 @@ impl NodeInner {
         let alive = if is_self {
             group.leading_term() == Some(newest.term)
         } else {
-            self.transport.is_alive(newest.leader.broker)
+            self.is_there(newest.leader)
         };
         alive.then_some(newest)
     }
@@ -94,8 +94,10 @@ impl NodeInner {
         Some(service(from, request).await)
     }
 
-    pub(crate) fn is_alive(&self, broker: u32) -> bool {
-        self.transport.is_alive(broker)
+    /// Whether this very replica is there: its broker is alive, on the same directory.
+    pub(crate) fn is_there(&self, replica: ReplicaId) -> bool {
+        self.transport.is_alive(replica.broker)
+            && self.transport.replica_of(replica.broker) == Some(replica)
     }
 
     /// Whether the replica's process has been alive for that long.
@@ -148,7 +150,7 @@ impl NodeInner {
     /// How many live replicas stand before this one: in the order of the
     /// placement, or where it is not known, of the voters, rotated by group.
     pub(crate) fn turn(&self, group: &GroupInner) -> u32 {
-        let mut order = group.preferred.clone();
+        let mut order = Vec::clone(&group.preferred());
         if !order.contains(&self.replica) {
             order = group.voters();
             if !order.is_empty() {
@@ -157,9 +159,7 @@ impl NodeInner {
             }
         }
         let before = order.iter().take_while(|replica| **replica != self.replica);
-        before
-            .filter(|replica| self.transport.is_alive(replica.broker))
-            .count() as u32
+        before.filter(|replica| self.is_there(**replica)).count() as u32
     }
 
     /// A peer is (back) here: tell it what is led here, and go on replicating to it.
@@ -214,7 +214,7 @@ impl NodeInner {
             .borrow_watched()
             .last_log_index
             .is_none();
-        if is_empty && !group.preferred.is_empty() {
+        if is_empty && !group.founders.is_empty() {
             self.write_first_entry(group).await;
         } else if is_voter {
             debug!(group = %group.id, "standing for election");
@@ -231,7 +231,7 @@ impl NodeInner {
 
     pub(crate) async fn write_first_entry(&self, group: &GroupInner) {
         let nodes = group
-            .preferred
+            .founders
             .iter()
             .map(|replica| (*replica, EmptyNode::new()));
         let nodes: std::collections::BTreeMap<_, _> = nodes.collect();

@@ -59,7 +59,7 @@ fn slowest(node: &NodeInner, group: &GroupInner) -> Option<u64> {
     let metrics = metrics.borrow_watched();
     let end = metrics.last_log_index.map_or(0, |index| index + 1);
     let replicas = metrics.replication.iter().flatten();
-    let live = replicas.filter(|(replica, _)| node.is_alive(replica.broker));
+    let live = replicas.filter(|(replica, _)| node.is_there(**replica));
     let next = live
         .map(|(_, id)| id.as_ref().map_or(0, |id| id.index() + 1))
         .min()?;

@@ -58,9 +58,10 @@ pub const COMMIT_NOTICE_WAIT: Duration = Duration::from_millis(50);
 pub struct GroupSpec {
     /// The group.
     pub group: GroupId,
-    /// The replicas as placed, the preferred leader first: the first voters
-    /// while the log is empty, and the order of elections. Empty: wait to be
-    /// added by the leader.
+    /// The replicas that the group was made with, the preferred leader first:
+    /// the voters that its first entry names, and the order of elections unless
+    /// [`Group::prefer`] says another. Empty on every other replica: it waits to
+    /// be added by the leader.
     pub voters: Vec<ReplicaId>,
     /// Bytes of log after which a checkpoint of the machine is stored.
     pub checkpoint_bytes: u64,
@@ -283,6 +284,11 @@ impl RaftNode {
             .collect()
     }
 
+    /// Changes whenever this node has won the leadership of a group.
+    pub fn watch_groups_led(&self) -> watch::Receiver<u64> {
+        self.inner.leaders.watch_won()
+    }
+
     /// Who leads a group, also one that has no replica here: nodes tell each
     /// other what they lead. The highest term wins.
     pub fn leadership(&self, group: GroupId) -> Option<Leadership> {
@@ -290,10 +296,8 @@ impl RaftNode {
         let heard = self.inner.leaders.get(group);
         let known = [here, heard].into_iter().flatten();
         let newest = known.max_by_key(|known| known.term)?;
-        self.inner
-            .transport
-            .is_alive(newest.leader.broker)
-            .then_some(newest)
+        let is_there = self.inner.is_there(newest.leader);
+        is_there.then_some(newest)
     }
 
     /// Every peer of the cluster, this node included.

@@ -64,6 +64,8 @@ struct Node {
 struct Cluster {
     addresses: Vec<(u32, SocketAddr)>,
     directories: Vec<TempDir>,
+    /// How often the disk of each node was lost.
+    lost: Vec<u128>,
     nodes: Vec<Option<Node>>,
 }
 
@@ -81,6 +83,7 @@ impl Cluster {
         let mut cluster = Cluster {
             addresses,
             directories: (0..count).map(|_| TempDir::new().unwrap()).collect(),
+            lost: vec![0; count as usize],
             nodes: (0..count).map(|_| None).collect(),
         };
         for (at, listener) in listeners.into_iter().enumerate() {
@@ -128,15 +131,61 @@ impl Cluster {
     fn replica(&self, at: usize) -> ReplicaId {
         ReplicaId {
             broker: at as u32 + 1,
+            directory: 100 + at as u128 + 1_000 * self.lost[at],
+        }
+    }
+
+    /// The replicas before any disk was lost.
+    fn founders(&self) -> Vec<ReplicaId> {
+        let founder = |at| ReplicaId {
+            broker: at as u32 + 1,
             directory: 100 + at as u128,
+        };
+        (0..self.nodes.len()).map(founder).collect()
+    }
+
+    /// Stops a node and gives it an empty disk.
+    async fn lose_disk(&mut self, at: usize) {
+        self.stop_node(at).await;
+        self.directories[at] = TempDir::new().unwrap();
+        self.lost[at] += 1;
+    }
+
+    /// Makes the present replicas the voters of the group, wherever it is led.
+    async fn replace_voters(&self, group: u64) {
+        let wanted: Vec<_> = (0..self.nodes.len()).map(|at| self.replica(at)).collect();
+        let deadline = Instant::now() + LONG;
+        loop {
+            for node in self.running() {
+                let open = node.raft.group(GroupId(group)).unwrap();
+                if open.status().ready {
+                    let changed = open.change_voters(wanted.clone(), LONG).await;
+                    let status = open.status();
+                    if changed.is_ok() && status.voters == wanted {
+                        assert_eq!(status.learners, []);
+                        let known: Vec<_> = status.matched.iter().map(|known| known.0).collect();
+                        assert!(
+                            known.iter().all(|known| wanted.contains(known)),
+                            "{known:?}"
+                        );
+                        return;
+                    }
+                }
+            }
+            assert!(Instant::now() < deadline, "the voters are not replaced");
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
     async fn open(&self, at: usize, group: u64, purge_behind: Option<u32>) -> Group {
         let node = self.nodes[at].as_ref().unwrap();
+        let mut founders = self.founders();
+        if !founders.contains(&self.replica(at)) {
+            founders.clear();
+        }
         let spec = GroupSpec {
             group: GroupId(group),
-            voters: (0..self.nodes.len()).map(|at| self.replica(at)).collect(),
+            voters: founders,
             checkpoint_bytes: 20 * 1024,
             purge_behind_checkpoints: purge_behind,
             commit_notice_wait: Duration::ZERO,
@@ -277,6 +326,108 @@ async fn a_node_that_missed_purged_entries_gets_a_checkpoint() {
     for at in 0..3 {
         cluster.expect(at, &expected).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_replica_that_is_no_founder_waits_to_be_added() {
+    let mut cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, None).await;
+    }
+    cluster.write(7, "one").await;
+    for at in 0..2 {
+        cluster.stop_node(at).await;
+    }
+    cluster.lose_disk(2).await;
+    cluster.restart_node(2).await;
+    let empty = cluster.open(2, 7, None).await;
+    empty.prefer(vec![
+        cluster.replica(2),
+        cluster.replica(0),
+        cluster.replica(1),
+    ]);
+    // Longer than a founder would wait before it writes the first entry.
+    sleep(Duration::from_secs(4)).await;
+    let status = empty.status();
+    assert_eq!((status.last_index, status.leadership), (None, None));
+    assert_eq!(status.voters, []);
+
+    // Nor does it help one of three to a majority.
+    cluster.restart_node(1).await;
+    cluster.open(1, 7, None).await;
+    sleep(Duration::from_secs(4)).await;
+    for node in cluster.running() {
+        assert_eq!(node.raft.leadership(GroupId(7)), None);
+    }
+    assert_eq!(empty.status().last_index, None);
+
+    cluster.restart_node(0).await;
+    cluster.open(0, 7, None).await;
+    cluster.replace_voters(7).await;
+    cluster.stop_node(0).await;
+    cluster.write(7, "two").await;
+    cluster.expect(2, &["one".into(), "two".into()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_lose_their_disks_in_turn_hold_everything_in_the_end() {
+    let mut cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, Some(1)).await;
+    }
+    let mut expected = Vec::new();
+    for at in 0..2 {
+        // Twice: what was added first is gone again before it votes.
+        for _ in 0..2 {
+            cluster.lose_disk(at).await;
+            cluster.restart_node(at).await;
+            cluster.open(at, 7, Some(1)).await;
+        }
+        for number in 0..60 {
+            let payload = format!("payload {at} {number}");
+            cluster.write(7, &payload).await;
+            expected.push(payload);
+        }
+        cluster.replace_voters(7).await;
+    }
+    cluster.stop_node(2).await;
+    cluster.write(7, "last").await;
+    expected.push("last".into());
+    for at in 0..2 {
+        cluster.expect(at, &expected).await;
+    }
+}
+
+/// What the others remember of the leader is no sign that it leads, when its
+/// broker is back with another disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_lost_its_disk_is_replaced_also_when_all_nodes_start_again() {
+    let mut cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, None).await;
+    }
+    cluster.write(7, "one").await;
+    let leadership = cluster.nodes[1]
+        .as_ref()
+        .unwrap()
+        .raft
+        .leadership(GroupId(7));
+    let led = leadership.unwrap().leader.broker as usize - 1;
+    for at in (0..3).filter(|at| *at != led) {
+        cluster.stop_node(at).await;
+    }
+    cluster.lose_disk(led).await;
+    for at in 0..3 {
+        cluster.restart_node(at).await;
+    }
+    // They know each other before they open the group.
+    sleep(Duration::from_secs(1)).await;
+    for at in 0..3 {
+        cluster.open(at, 7, None).await;
+    }
+    cluster.write(7, "two").await;
+    cluster.replace_voters(7).await;
+    cluster.expect(led, &["one".into(), "two".into()]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
