@@ -149,6 +149,7 @@ async fn start(config: Arc<Config>) -> anyhow::Result<Running> {
 async fn open_store(config: Arc<Config>) -> anyhow::Result<(Arc<DataDirectory>, SharedStore)> {
     let opened = tokio::task::spawn_blocking(move || {
         let directory = DataDirectory::open_or_format(&config.data, config.node_id)?;
+        directory.check_store()?;
         let options = EngineOptions {
             tail_cache_bytes: usize::try_from(config.tail_cache_bytes)?,
             ..EngineOptions::default()

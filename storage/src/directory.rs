@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::engine;
 use crate::housekeeper::{replace_file, sync_directory};
 use crate::log::StorageError;
 
@@ -94,6 +95,17 @@ impl DataDirectory {
     /// Where the store lies in it; see [`crate::Engine::open`].
     pub fn store_path(&self) -> PathBuf {
         self.path.join(STORE)
+    }
+
+    /// Refuses to go on with the id of a directory that was part of a cluster
+    /// and has lost its store: it would vote as what it was, and know nothing.
+    pub fn check_store(&self) -> Result<(), StorageError> {
+        if self.cluster_id().is_none() || engine::exists(&self.store_path()) {
+            return Ok(());
+        }
+        let reason = "has lost its store; remove the data directory of this broker and start it \
+                      again: the other replicas fill a new one";
+        Err(refused(&self.path, reason.to_owned()))
     }
 
     /// The broker that it belongs to.
@@ -240,6 +252,25 @@ mod tests {
         match result {
             Err(StorageError::Directory { reason, .. }) => reason,
             other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_directory_without_its_store_does_not_go_on_as_what_it_was() {
+        let path = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open_or_format(path.path(), 3).unwrap();
+        directory.check_store().expect("it is new");
+        let options = crate::EngineOptions::default();
+        drop(crate::Engine::open(&directory.store_path(), options).unwrap());
+        directory.set_cluster_id(77).unwrap();
+        directory.check_store().expect("it has one");
+        for gone in [path.path().join("store/rocksdb"), path.path().join("store")] {
+            fs::remove_dir_all(gone).unwrap();
+            let refused = directory.check_store().expect_err("it has none");
+            assert!(
+                refused.to_string().contains("has lost its store"),
+                "{refused}"
+            );
         }
     }
 

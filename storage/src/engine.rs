@@ -27,6 +27,12 @@ use crate::tail_cache::Evictor;
 use crate::watermark;
 use crate::writer::{Change, Writer, fatal};
 
+/// Whether a store was ever made in `path`.
+pub(crate) fn exists(path: &Path) -> bool {
+    // Names the newest manifest; there is no database without it.
+    path.join("rocksdb").join("CURRENT").exists()
+}
+
 /// A [`LogStore`] on disk.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -73,7 +79,8 @@ impl Engine {
         {
             return Err(refused(format!(
                 "synced data was lost: recovery ended at {recovered}, but {synced} had been synced; \
-                 the disk can't be trusted, format a new directory and let the replicas heal"
+                 the disk can't be trusted; remove the data directory of this broker and start \
+                 it again: the other replicas fill a new one"
             )));
         }
         Engine::start(db, watermark_path, &engine_options)
