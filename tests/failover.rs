@@ -2,111 +2,15 @@
 
 mod cluster;
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use cluster::batch::Batch;
-use cluster::kafka::{Kafka, code, eventually, text, topic_name};
+use cluster::groups::{commit, committed, coordinator};
+use cluster::kafka::{Kafka, code, eventually};
 use cluster::wire::Wire;
-use kafka_protocol::messages::offset_commit_request::{
-    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-};
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
-use kafka_protocol::messages::{
-    FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest,
-};
 
 const TOPIC: &str = "consumed";
-
-/// The broker that coordinates a group, as FindCoordinator gives it.
-fn coordinator(kafka: &Kafka, group: &str) -> Option<(i32, String)> {
-    let response = kafka
-        .any(2, &FindCoordinatorRequest::default().with_key(text(group)))
-        .ok()?;
-    (response.error_code == code::NONE).then(|| {
-        (
-            response.node_id.0,
-            format!("{}:{}", response.host, response.port),
-        )
-    })
-}
-
-/// Runs a call at the group's coordinator, which is asked for again until one answers.
-fn at_coordinator<T>(
-    kafka: &Kafka,
-    group: &str,
-    mut call: impl FnMut(&mut Wire) -> io::Result<(i16, T)>,
-) -> T {
-    eventually("the coordinator to answer", || {
-        let (_, address) = coordinator(kafka, group)?;
-        let (error, answer) = Wire::connect(&address)
-            .and_then(|mut wire| call(&mut wire))
-            .ok()?;
-        let retriable = [
-            code::COORDINATOR_LOAD_IN_PROGRESS,
-            code::COORDINATOR_NOT_AVAILABLE,
-            code::NOT_COORDINATOR,
-            code::REQUEST_TIMED_OUT,
-        ];
-        assert!(
-            error == code::NONE || retriable.contains(&error),
-            "the coordinator answers with error {error}"
-        );
-        (error == code::NONE).then_some(answer)
-    })
-}
-
-fn commit(kafka: &Kafka, group: &str, offset: i64, metadata: &str) {
-    let partition = OffsetCommitRequestPartition::default()
-        .with_partition_index(0)
-        .with_committed_offset(offset)
-        .with_committed_metadata(Some(text(metadata)));
-    let request = OffsetCommitRequest::default()
-        .with_group_id(GroupId(text(group)))
-        .with_generation_id_or_member_epoch(-1)
-        .with_group_instance_id(None)
-        .with_topics(vec![
-            OffsetCommitRequestTopic::default()
-                .with_name(topic_name(TOPIC))
-                .with_partitions(vec![partition]),
-        ]);
-    at_coordinator(kafka, group, |wire| {
-        Ok((
-            wire.call(7, &request)?.topics[0].partitions[0].error_code,
-            (),
-        ))
-    });
-}
-
-/// Committed offset and metadata; -1 where there is none.
-fn committed(kafka: &Kafka, group: &str) -> (i64, String) {
-    let topic = OffsetFetchRequestTopic::default()
-        .with_name(topic_name(TOPIC))
-        .with_partition_indexes(vec![0]);
-    let request = OffsetFetchRequest::default()
-        .with_group_id(GroupId(text(group)))
-        .with_topics(Some(vec![topic]));
-    at_coordinator(kafka, group, |wire| {
-        let response = wire.call(7, &request)?;
-        // An error of the whole group comes without topics.
-        let Some(found) = response.topics.first().map(|topic| &topic.partitions[0]) else {
-            return Ok((response.error_code, (-1, String::new())));
-        };
-        let error = [response.error_code, found.error_code]
-            .into_iter()
-            .find(|error| *error != code::NONE);
-        let metadata = found
-            .metadata
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        Ok((
-            error.unwrap_or(code::NONE),
-            (found.committed_offset, metadata),
-        ))
-    })
-}
 
 #[test]
 fn committed_offsets_outlive_their_coordinator() {
@@ -122,11 +26,11 @@ fn committed_offsets_outlive_their_coordinator() {
         );
     }
     let groups: Vec<_> = (0..6).map(|n| format!("group-{n}")).collect();
-    assert_eq!(committed(&kafka, &groups[0]), (-1, String::new()));
+    assert_eq!(committed(&kafka, TOPIC, &groups[0]), (-1, String::new()));
     for (offset, group) in (1..).zip(&groups) {
-        commit(&kafka, group, offset, "as far as here");
+        commit(&kafka, TOPIC, group, offset, "as far as here");
         assert_eq!(
-            committed(&kafka, group),
+            committed(&kafka, TOPIC, group),
             (offset, "as far as here".to_owned())
         );
     }
@@ -135,11 +39,11 @@ fn committed_offsets_outlive_their_coordinator() {
     let killed = Instant::now();
     for (offset, group) in (1..).zip(&groups) {
         assert_eq!(
-            committed(&kafka, group),
+            committed(&kafka, TOPIC, group),
             (offset, "as far as here".to_owned()),
             "{group} after the kill"
         );
-        commit(&kafka, group, offset + 1, "");
+        commit(&kafka, TOPIC, group, offset + 1, "");
     }
     assert!(
         killed.elapsed() < Duration::from_secs(10),
@@ -157,7 +61,7 @@ fn committed_offsets_outlive_their_coordinator() {
     cluster.wait_ready();
     for (offset, group) in (1..).zip(&groups) {
         assert_eq!(
-            committed(&kafka, group),
+            committed(&kafka, TOPIC, group),
             (offset + 1, String::new()),
             "{group} after all were killed"
         );
@@ -167,7 +71,7 @@ fn committed_offsets_outlive_their_coordinator() {
     kafka.create(TOPIC, 1, &[]);
     for group in &groups {
         eventually("the old commit to go", || {
-            (committed(&kafka, group).0 == -1).then_some(())
+            (committed(&kafka, TOPIC, group).0 == -1).then_some(())
         });
     }
 }

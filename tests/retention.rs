@@ -7,11 +7,7 @@ use std::time::Duration;
 
 use cluster::Cluster;
 use cluster::batch::{self, Batch};
-use cluster::kafka::{Kafka, code, eventually, topic_name};
-use kafka_protocol::messages::DeleteRecordsRequest;
-use kafka_protocol::messages::delete_records_request::{
-    DeleteRecordsPartition, DeleteRecordsTopic,
-};
+use cluster::kafka::{Kafka, code, eventually};
 
 /// ListOffsets: where the log starts.
 const EARLIEST: i64 = -2;
@@ -30,23 +26,6 @@ fn noise(seed: u64) -> String {
 
 fn value(offset: i64) -> String {
     format!("{offset}:{}", noise(offset as u64))
-}
-
-/// Asks the leader; error code and where the log starts then.
-fn delete_before(kafka: &Kafka, topic: &str, offset: i64) -> (i16, i64) {
-    let partition = DeleteRecordsPartition::default()
-        .with_partition_index(0)
-        .with_offset(offset);
-    let topic_wanted = DeleteRecordsTopic::default()
-        .with_name(topic_name(topic))
-        .with_partitions(vec![partition]);
-    let request = DeleteRecordsRequest::default()
-        .with_topics(vec![topic_wanted])
-        .with_timeout_ms(10_000);
-    let mut leader = kafka.leader(topic, 0).expect("a leader");
-    let response = leader.call(2, &request).expect("DeleteRecords");
-    let result = &response.topics[0].partitions[0];
-    (result.error_code, result.low_watermark)
 }
 
 /// Bytes of the files that hold records for good, under a data directory.
@@ -73,16 +52,10 @@ fn a_client_moves_the_start_of_a_log() {
         let produced = kafka.produce(&topic, 0, Batch::of(&records).encode());
         assert_eq!(produced.base_offset, round * 3);
     }
-    assert_eq!(
-        delete_before(&kafka, &topic, 31).0,
-        code::OFFSET_OUT_OF_RANGE
-    );
-    assert_eq!(
-        delete_before(&kafka, &topic, -2).0,
-        code::OFFSET_OUT_OF_RANGE
-    );
-    assert_eq!(delete_before(&kafka, &topic, 7), (code::NONE, 7));
-    assert_eq!(delete_before(&kafka, &topic, 5), (code::NONE, 7));
+    assert_eq!(kafka.delete_before(&topic, 31).0, code::OFFSET_OUT_OF_RANGE);
+    assert_eq!(kafka.delete_before(&topic, -2).0, code::OFFSET_OUT_OF_RANGE);
+    assert_eq!(kafka.delete_before(&topic, 7), (code::NONE, 7));
+    assert_eq!(kafka.delete_before(&topic, 5), (code::NONE, 7));
     assert_eq!(kafka.offset(&topic, 0, EARLIEST).offset, 7);
     assert_eq!(
         kafka.fetch(&topic, 0, 6).error_code,
@@ -98,7 +71,7 @@ fn a_client_moves_the_start_of_a_log() {
         .0
         .base_offset;
     assert_eq!(first, 6);
-    assert_eq!(delete_before(&kafka, &topic, -1), (code::NONE, 30));
+    assert_eq!(kafka.delete_before(&topic, -1), (code::NONE, 30));
     assert_eq!(
         (
             kafka.offset(&topic, 0, EARLIEST).offset,

@@ -1,14 +1,23 @@
 //! `drave cluster`: the brokers, whether they are alive, and what they hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use clap::Subcommand;
-use kafka_protocol::messages::DescribeClusterRequest;
+use kafka_protocol::messages::{
+    BrokerId, DescribeClusterRequest, DescribeClusterResponse, MetadataRequest, MetadataResponse,
+};
 use serde::Serialize;
 
 use super::Connect;
 use super::output::{Output, OutputArgs, print_json, print_line, table};
-use crate::client::{Cluster, check};
+use crate::client::{Cluster, Connection, check};
+use crate::protocol::replica_progress::{self, ReplicaProgress};
+
+/// How long each broker may take to say how it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first version of DescribeCluster that also tells of brokers that are down.
+const DESCRIBES_DEAD_BROKERS: i16 = 2;
 
 /// Commands about the cluster.
 #[derive(Subcommand)]
@@ -58,12 +67,24 @@ pub(super) struct BrokerLine {
     pub(super) replicas: usize,
     /// Replicas of it that are behind.
     pub(super) behind: usize,
+    /// Raft groups that it has a replica of: partitions and internal ones.
+    pub(super) groups: Option<u32>,
+    /// Those of them in which its replica is still being rebuilt or knows of no
+    /// leader; unknown while the broker is down or has just started.
+    pub(super) catching_up: Option<u32>,
 }
 
 impl BrokerLine {
     /// Names of the columns.
     pub(super) const HEADER: &[&str] = &[
-        "BROKER", "ADDRESS", "RACK", "STATE", "LEADS", "REPLICAS", "BEHIND",
+        "BROKER",
+        "ADDRESS",
+        "RACK",
+        "STATE",
+        "LEADS",
+        "REPLICAS",
+        "BEHIND",
+        "CATCHING UP",
     ];
 
     /// Its columns.
@@ -80,6 +101,11 @@ impl BrokerLine {
             self.leads.to_string(),
             self.replicas.to_string(),
             self.behind.to_string(),
+            match (self.catching_up, self.groups) {
+                (Some(0), _) => "0".to_owned(),
+                (Some(behind), Some(groups)) => format!("{behind} of {groups}"),
+                _ => "?".to_owned(),
+            },
         ]
     }
 }
@@ -90,6 +116,12 @@ impl Overview {
         let mut sentence = format!("{} topics, {} partitions", self.topics, self.partitions);
         if self.under_replicated > 0 {
             sentence += &format!(", {} under-replicated", self.under_replicated);
+        }
+        let catching_up: u32 = (self.brokers.iter())
+            .filter_map(|broker| broker.catching_up)
+            .sum();
+        if catching_up > 0 {
+            sentence += &format!(", {catching_up} replicas catching up");
         }
         if self.without_leader > 0 {
             sentence += &format!(", {} WITHOUT LEADER", self.without_leader);
@@ -118,14 +150,7 @@ pub(super) async fn overview(cluster: &Cluster) -> anyhow::Result<Overview> {
     };
     let connection = cluster.any().await?;
     let mut controller = *metadata.controller_id;
-    if connection
-        .version::<DescribeClusterRequest>()
-        .is_ok_and(|version| version >= 2)
-    {
-        let request = DescribeClusterRequest::default()
-            .with_endpoint_type(1)
-            .with_include_fenced_brokers(true);
-        let answer = cluster.call(&request).await?;
+    if let Some(answer) = describe(&connection).await {
         check(answer.error_code, || "cluster".to_owned(), None)?;
         controller = *answer.controller_id;
         for broker in &answer.brokers {
@@ -143,13 +168,40 @@ pub(super) async fn overview(cluster: &Cluster) -> anyhow::Result<Overview> {
         let rack = broker.rack.as_ref().map(|rack| rack.as_str());
         add(*broker.node_id, &broker.host, broker.port, rack, true);
     }
+    let mut in_sync = InSync::new();
+    for id in metadata.brokers.iter().map(|broker| *broker.node_id) {
+        let Ok(connection) = cluster.broker(id).await else {
+            continue;
+        };
+        if let Some(progress) = describe(&connection).await.as_ref().and_then(progress)
+            && let Some(line) = brokers.get_mut(&id)
+        {
+            line.groups = Some(progress.placed);
+            line.catching_up = Some(progress.catching_up);
+        }
+        let request = MetadataRequest::default()
+            .with_topics(None)
+            .with_allow_auto_topic_creation(false);
+        if let Ok(answer) = connection.call(&request, ASK_TIMEOUT).await {
+            learn_in_sync(&mut in_sync, id, answer);
+        }
+    }
     let (mut partitions, mut without_leader, mut under_replicated) = (0, 0, 0);
-    for partition in metadata.topics.iter().flat_map(|topic| &topic.partitions) {
+    let every = (metadata.topics.iter()).flat_map(|topic| {
+        topic
+            .partitions
+            .iter()
+            .map(move |partition| (topic, partition))
+    });
+    for (topic, partition) in every {
+        let name = topic.name.as_ref().map_or("", |name| name.as_str());
+        let known = in_sync.get(&(name.to_owned(), partition.partition_index));
+        let isr_nodes = known.unwrap_or(&partition.isr_nodes);
         partitions += 1;
         if *partition.leader_id < 0 {
             without_leader += 1;
         }
-        if partition.isr_nodes.len() < partition.replica_nodes.len() {
+        if isr_nodes.len() < partition.replica_nodes.len() {
             under_replicated += 1;
         }
         for replica in &partition.replica_nodes {
@@ -160,7 +212,7 @@ pub(super) async fn overview(cluster: &Cluster) -> anyhow::Result<Overview> {
             });
             broker.replicas += 1;
             broker.leads += usize::from(partition.leader_id == *replica);
-            broker.behind += usize::from(!partition.isr_nodes.contains(replica));
+            broker.behind += usize::from(!isr_nodes.contains(replica));
         }
     }
     Ok(Overview {
@@ -175,6 +227,38 @@ pub(super) async fn overview(cluster: &Cluster) -> anyhow::Result<Overview> {
         under_replicated,
         brokers: brokers.into_values().collect(),
     })
+}
+
+/// The brokers in sync, by topic and partition, as its leader says: only the
+/// leader knows how far its followers are.
+type InSync = HashMap<(String, i32), Vec<BrokerId>>;
+
+fn learn_in_sync(in_sync: &mut InSync, leader: i32, answer: MetadataResponse) {
+    for topic in answer.topics {
+        let name = topic.name.map_or_else(String::new, |name| name.to_string());
+        let partitions = topic.partitions.into_iter();
+        for partition in partitions.filter(|partition| *partition.leader_id == leader) {
+            let place = (name.clone(), partition.partition_index);
+            in_sync.insert(place, partition.isr_nodes);
+        }
+    }
+}
+
+/// What a broker says of the cluster, dead brokers included, and of itself.
+async fn describe(connection: &Connection) -> Option<DescribeClusterResponse> {
+    let version = connection.version::<DescribeClusterRequest>();
+    if version.is_ok_and(|version| version >= DESCRIBES_DEAD_BROKERS) {
+        let request = DescribeClusterRequest::default()
+            .with_endpoint_type(1)
+            .with_include_fenced_brokers(true);
+        return connection.call(&request, ASK_TIMEOUT).await.ok();
+    }
+    None
+}
+
+fn progress(answer: &DescribeClusterResponse) -> Option<ReplicaProgress> {
+    let field = answer.unknown_tagged_fields.get(&replica_progress::TAG)?;
+    ReplicaProgress::decode(field)
 }
 
 pub(super) async fn run(command: ClusterCommand) -> anyhow::Result<()> {

@@ -182,15 +182,20 @@ impl Groups {
     async fn open_placed(&self, image: &Image) -> bool {
         let here = self.raft.replica();
         let mut complete = true;
-        for (position, replicas) in image.coordinators.iter().enumerate() {
-            let open = self.is_open(position);
-            if open || !replicas.contains(&here) {
+        for (position, placement) in image.coordinators.iter().enumerate() {
+            if !placement.replicas.contains(&here) {
+                continue;
+            }
+            if self.is_open(position) {
+                if let Some(open) = self.raft.group(raft_group(position)) {
+                    open.prefer(placement.replicas.clone());
+                }
                 continue;
             }
             let (machine, view) = CoordinatorMachine::new();
             let spec = GroupSpec {
                 group: raft_group(position),
-                voters: replicas.clone(),
+                voters: placement.first_voters(here),
                 checkpoint_bytes: CHECKPOINT_BYTES,
                 purge_behind_checkpoints: Some(1),
                 commit_notice_wait: COMMIT_NOTICE_WAIT,
@@ -203,6 +208,7 @@ impl Groups {
                     continue;
                 }
             };
+            group.prefer(placement.replicas.clone());
             let limits = Limits {
                 initial_rebalance_delay_ms: self.config.initial_rebalance_delay_ms,
                 members_max: self.config.members_max,
@@ -238,7 +244,7 @@ impl Groups {
                 || image
                     .coordinators
                     .get(position)
-                    .is_some_and(|on| on.contains(&here))
+                    .is_some_and(|placement| placement.replicas.contains(&here))
         };
         let moved: Vec<usize> = {
             let mut coordinators = self

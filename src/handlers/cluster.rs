@@ -17,8 +17,9 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::metadata::kafka_uuid;
 use super::topics::CLUSTER_OPERATIONS;
-use crate::metadata::view::ClusterView;
+use crate::metadata::{progress, view::ClusterView};
 use crate::node::Broker;
+use crate::protocol::replica_progress;
 use crate::server::Connection;
 
 /// Kafka's number of the endpoints that brokers have; controllers have others, and here none.
@@ -56,6 +57,11 @@ pub async fn describe_cluster(
         .with_cluster_id(StrBytes::from_string(kafka_uuid(view.image.cluster_id)))
         .with_controller_id(BrokerId(view.controller()))
         .with_brokers(brokers);
+    // Whoever wants to know of dead brokers looks after the cluster.
+    if fenced_too && let Some(progress) = progress::of_this_broker(&view.image, &broker.raft) {
+        let fields = &mut response.unknown_tagged_fields;
+        fields.insert(replica_progress::TAG, progress.encode());
+    }
     if request.include_cluster_authorized_operations {
         response.cluster_authorized_operations = CLUSTER_OPERATIONS;
     }

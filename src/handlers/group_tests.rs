@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 use super::{control, group_admin, group_offsets, groups};
 use crate::groups::{Groups, GroupsConfig};
-use crate::metadata::image::{BrokerRegistration, Image, PartitionPlacement, Topic};
+use crate::metadata::image::{BrokerRegistration, COORDINATOR_GROUP_MIN, Image, Placement, Topic};
 use crate::server::{Pending, Request, RequestHeader};
 
 const GROUP: &str = "readers";
@@ -55,10 +55,7 @@ fn replica(broker: u32) -> ReplicaId {
 }
 
 fn topic(id: u128) -> Topic {
-    let placement = PartitionPlacement {
-        group: 1024,
-        replicas: Vec::new(),
-    };
+    let placement = Placement::new(1024, Vec::new());
     let id = Uuid::from_u128(id);
     Topic {
         id,
@@ -101,7 +98,10 @@ impl Cluster {
         let voters: Vec<_> = (1..=count).map(replica).collect();
         let image = Image {
             brokers: brokers.collect(),
-            coordinators: vec![voters.clone(), voters],
+            coordinators: (COORDINATOR_GROUP_MIN..)
+                .take(2)
+                .map(|group| Placement::new(group, voters.clone()))
+                .collect(),
             ..Image::default()
         };
         let (image, watched) = watch::channel(Arc::new(with_topic(&image, topic(1))));

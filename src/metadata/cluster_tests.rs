@@ -134,7 +134,7 @@ async fn one_broker_forms_a_cluster_alone_and_finds_it_again() {
     let (nodes, _) = cluster(1).await;
     let node = nodes.into_iter().next().unwrap();
     let image = node.sees("itself", all_registered(1)).await;
-    assert_eq!(image.coordinators[0].len(), 1);
+    assert_eq!(image.coordinators[0].replicas.len(), 1);
     let reply = node
         .metadata
         .create_topics(vec![topic("a", 2, 0)], false, SUBMIT_TIMEOUT)
@@ -172,7 +172,7 @@ async fn three_brokers_form_one_cluster_that_outlives_its_controller() {
         image
             .coordinators
             .iter()
-            .all(|replicas| replicas.len() == 3)
+            .all(|placement| placement.replicas.len() == 3)
     );
 
     // From every broker, at the same time; placed by the one controller, evenly.

@@ -123,6 +123,7 @@ proptest! {
         let good = checkpoint();
         judge(&bytes);
         judge(&[&[1], &bytes[..]].concat());
+        judge(&[&[2], &bytes[..]].concat());
         judge_record(&bytes, &good);
         judge_record(&[&[1], &bytes[..]].concat(), &good);
     }

@@ -12,40 +12,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use drave_raft::{Applied, MachineError, ReplicaId, StateMachine};
 use kafka_protocol::ResponseError;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::error;
 use uuid::Uuid;
 
+use super::checkpoint::{self, State};
 use super::command::{
     COMMAND_TAG, Command, ConfigResource, Refusal, Reply, TopicCreated, TopicToCreate, decode,
 };
-use super::image::{BrokerRegistration, Image, PARTITION_GROUP_MIN, PartitionPlacement, Topic};
+use super::image::{BrokerRegistration, COORDINATOR_GROUP_MIN, Image, Placement, Topic};
 use super::names;
-use crate::bounded;
-
-/// Version of the checkpoint's format.
-const CHECKPOINT_FORMAT: u8 = 1;
-
-/// What a checkpoint holds. Persisted: fields are only ever added with a new format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct State {
-    image: Arc<Image>,
-    /// Group id of the next partition. Only grows: ids are never reused.
-    next_group: u64,
-    /// First producer id that was never handed out.
-    next_producer_id: i64,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            image: Arc::default(),
-            next_group: PARTITION_GROUP_MIN,
-            next_producer_id: 0,
-        }
-    }
-}
 
 /// The metadata group's state machine.
 pub struct MetadataMachine {
@@ -122,9 +98,13 @@ impl MetadataMachine {
     fn register(&mut self, mut registration: BrokerRegistration) -> Result<(), Refusal> {
         let broker = registration.replica.broker;
         registration.fenced = false;
+        let replica = registration.replica;
         // Incarnations have no order. A stale registration that comes late is
         // replaced again, by the process that it does not show as it is.
-        self.image().brokers.insert(broker, Arc::new(registration));
+        let before = self.image().brokers.insert(broker, Arc::new(registration));
+        if before.is_none_or(|before| before.replica != replica) {
+            self.image().update_placements();
+        }
         Ok(())
     }
 
@@ -202,13 +182,20 @@ impl MetadataMachine {
     }
 
     /// Gives every new partition its group.
-    fn place(&mut self, placements: Vec<Vec<ReplicaId>>) -> Vec<PartitionPlacement> {
+    fn place(&mut self, placements: Vec<Vec<ReplicaId>>) -> Vec<Placement> {
         let first = self.state.next_group;
         self.state.next_group += placements.len() as u64;
-        (first..)
-            .zip(placements)
-            .map(|(group, replicas)| PartitionPlacement { group, replicas })
-            .collect()
+        self.placed(first, placements)
+    }
+
+    /// New groups. A broker may have got another directory since they were planned.
+    fn placed(&self, first: u64, placements: Vec<Vec<ReplicaId>>) -> Vec<Placement> {
+        let placed = (first..).zip(placements).map(|(group, replicas)| {
+            let mut placement = Placement::new(group, replicas);
+            placement.update(&self.state.image.brokers);
+            placement
+        });
+        placed.collect()
     }
 
     fn delete_topic(&mut self, id: Uuid) -> Result<(), Refusal> {
@@ -245,10 +232,10 @@ impl MetadataMachine {
             .partitions
             .iter()
             .skip(first as usize)
-            .map(|p| &p.replicas);
+            .map(Placement::founders);
         if !placements.is_empty()
             && existing.partitions.len() == first as usize + placements.len()
-            && known.eq(placements.iter())
+            && known.eq(placements.iter().map(Vec::as_slice))
         {
             return Ok(()); // The proposer did not hear of its first success.
         }
@@ -316,14 +303,13 @@ impl MetadataMachine {
 
     fn create_coordinators(&mut self, replicas: Vec<Vec<ReplicaId>>) -> Result<(), Refusal> {
         check_placements(&replicas)?;
-        let image = self.image();
-        if !image.coordinators.is_empty() || replicas.is_empty() {
+        if !self.state.image.coordinators.is_empty() || replicas.is_empty() {
             return refuse(
                 ResponseError::InvalidRequest,
                 "coordinators are placed once",
             );
         }
-        image.coordinators = replicas;
+        self.image().coordinators = self.placed(COORDINATOR_GROUP_MIN, replicas);
         Ok(())
     }
 
@@ -369,30 +355,11 @@ impl StateMachine for MetadataMachine {
     }
 
     fn checkpoint(&self) -> Bytes {
-        let mut bytes = vec![CHECKPOINT_FORMAT];
-        let config = bincode::config::standard();
-        bincode::serde::encode_into_std_write(&self.state, &mut bytes, config)
-            .expect("metadata types always encode");
-        bytes.into()
+        checkpoint::encode(&self.state)
     }
 
     fn restore(&mut self, index: u64, _term: u64, bytes: &[u8]) -> Result<(), MachineError> {
-        let body = match bytes.split_first() {
-            Some((&CHECKPOINT_FORMAT, body)) => body,
-            Some((format, _)) => {
-                return Err(MachineError(format!(
-                    "metadata checkpoint of unknown format {format}"
-                )));
-            }
-            None => return Err(MachineError("empty metadata checkpoint".into())),
-        };
-        let (mut state, read): (State, usize) = bounded::decode(body)
-            .map_err(|error| MachineError(format!("metadata checkpoint: {error}")))?;
-        if read != body.len() {
-            return Err(MachineError(
-                "metadata checkpoint with trailing bytes".into(),
-            ));
-        }
+        let mut state = checkpoint::decode(bytes)?;
         Arc::make_mut(&mut state.image).applied_index = index;
         self.collisions = (state.image.topics.keys())
             .map(|name| (names::collision_key(name), name.clone()))

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::metadata::command::encode;
+use crate::metadata::image::PARTITION_GROUP_MIN;
 
 struct Bench {
     machine: MetadataMachine,
@@ -321,6 +322,79 @@ fn coordinators_are_placed_once() {
     assert_eq!(bench.image().coordinators.len(), 8);
 }
 
+fn on(directory: u128, broker: u32, incarnation: u64) -> Command {
+    let mut registration = registration(broker, incarnation);
+    registration.replica.directory = directory;
+    Command::RegisterBroker(registration)
+}
+
+#[test]
+fn a_broker_on_a_new_disk_takes_the_place_of_its_old_replicas() {
+    let mut bench = bench();
+    for broker in 1..=3 {
+        bench.apply(Command::RegisterBroker(registration(broker, 1)));
+    }
+    bench.apply(Command::CreateCoordinators {
+        replicas: vec![replicas(&[1, 2, 3]), replicas(&[2, 3])],
+    });
+    bench.create("a", 1, 2).unwrap();
+    let before = bench.image();
+    bench.apply(on(2, 2, 5));
+    assert_eq!(bench.image().topics, before.topics, "the same disk");
+
+    for (directory, incarnation) in [(20, 6), (21, 7)] {
+        bench.apply(on(directory, 2, incarnation));
+        let mut placed = replicas(&[1, 2, 3]);
+        placed[1].directory = directory;
+        let image = bench.image();
+        assert_eq!(image.placements().count(), 4);
+        for (now, then) in image.placements().zip(before.placements()) {
+            let here = now.replicas.iter().find(|replica| replica.broker == 2);
+            assert_eq!(here, Some(&placed[1]));
+            assert_eq!(now.founders(), then.replicas, "never changed");
+            assert_eq!(
+                now.first_voters(placed[1]),
+                [],
+                "an empty disk forms nothing"
+            );
+            assert_eq!(now.first_voters(replicas(&[3])[0]), then.replicas);
+        }
+        assert_eq!(image.topics["a"].partitions[0].replicas, placed);
+    }
+    bench.apply(on(2, 2, 8));
+    let image = bench.image();
+    assert_eq!(image.topics, before.topics, "the old disk is back");
+    assert_eq!(image.coordinators, before.coordinators);
+}
+
+#[test]
+fn what_was_planned_before_a_disk_was_lost_is_placed_on_the_new_one() {
+    let mut bench = bench();
+    bench.apply(on(20, 2, 5));
+    bench.create("a", 1, 1).unwrap();
+    bench.apply(Command::CreateCoordinators {
+        replicas: vec![replicas(&[2, 3])],
+    });
+    let image = bench.image();
+    let partition = &image.topics["a"].partitions[0];
+    assert_eq!(partition.replicas[1].directory, 20);
+    assert_eq!(partition.founders(), replicas(&[1, 2, 3]));
+    assert_eq!(image.coordinators[0].replicas[0].directory, 20);
+    assert_eq!(image.coordinators[0].founders(), replicas(&[2, 3]));
+    let add = || Command::CreatePartitions {
+        topic: Uuid::from_u128(1),
+        first: 1,
+        placements: vec![replicas(&[2, 3])],
+    };
+    assert_eq!(bench.apply(add()), Reply::Done);
+    assert_eq!(
+        bench.apply(add()),
+        Reply::Done,
+        "the same request, repeated"
+    );
+    assert_eq!(bench.image().topics["a"].partitions.len(), 2);
+}
+
 /// Commands that touch every part of the state.
 fn history() -> Vec<Command> {
     let topic = |name: &str, id: u128| TopicToCreate {
@@ -342,11 +416,13 @@ fn history() -> Vec<Command> {
         Command::CreateCoordinators {
             replicas: vec![replicas(&[1, 2]); 3],
         },
+        on(9, 2, 2),
         Command::CreateTopics(vec![topic("a.x", 1), topic("b", 2), topic("a_x", 3)]),
         Command::DeleteTopic {
             id: Uuid::from_u128(2),
         },
         Command::AllocateProducerIds { count: 1_000 },
+        on(10, 1, 3),
         Command::AlterConfigs {
             resource: ConfigResource::Broker(String::new()),
             changes: vec![("k".into(), Some("v".into()))],

@@ -46,6 +46,16 @@ pub(super) async fn run(metadata: Arc<Metadata>) {
                 warn!(%error, "learners could not be added to the metadata group");
             }
         }
+        let gone = gone_learners(&peers, &status);
+        if !gone.is_empty() {
+            info!(
+                ?gone,
+                "removing learners whose disks are gone from the metadata group"
+            );
+            if let Err(error) = group.remove_learners(gone, CHANGE_TIMEOUT).await {
+                warn!(%error, "learners could not be removed from the metadata group");
+            }
+        }
     }
 }
 
@@ -79,6 +89,16 @@ fn wanted_learners(voters: &[u32], peers: &[PeerStatus], status: &GroupStatus) -
         .filter_map(|peer| peer.replica)
         .filter(|replica| !status.voters.contains(replica) && !status.learners.contains(replica))
         .collect()
+}
+
+/// Learners whose broker is there, on another directory.
+fn gone_learners(peers: &[PeerStatus], status: &GroupStatus) -> Vec<ReplicaId> {
+    let is_another = |learner: &ReplicaId| {
+        let mut peers = peers.iter().filter(|peer| peer.alive);
+        peers.any(|peer| peer.broker == learner.broker && peer.replica != Some(*learner))
+    };
+    let learners = status.learners.iter().copied();
+    learners.filter(is_another).collect()
 }
 
 #[cfg(test)]
@@ -133,5 +153,23 @@ mod tests {
             peer(6, 1, false),
         ];
         assert_eq!(wanted_learners(&[1], &peers, &status), [replica(4, 1)]);
+    }
+
+    #[test]
+    fn a_learner_with_a_new_disk_leaves_the_old_one_behind() {
+        let status = GroupStatus {
+            voters: vec![replica(1, 1)],
+            learners: vec![replica(1, 8), replica(4, 1), replica(5, 1), replica(6, 1)],
+            ..GroupStatus::default()
+        };
+        let peers = [
+            peer(1, 1, true),
+            peer(4, 9, true),
+            peer(5, 1, true),
+            peer(6, 9, false),
+        ];
+        let gone = [replica(1, 8), replica(4, 1)];
+        assert_eq!(gone_learners(&peers, &status), gone);
+        assert_eq!(wanted_learners(&[1], &peers, &status), [replica(4, 9)]);
     }
 }

@@ -7,9 +7,11 @@
 //!
 //! The tasks that [`Metadata::start`] runs: [`bootstrap`] opens the group and
 //! forms a new cluster, [`registration`] makes this broker known, and, while
-//! this broker leads the group, [`controller`] and [`membership`].
+//! this broker leads the group, [`controller`] and [`membership`]. [`reconcile`]
+//! makes the groups that this broker leads follow their placement.
 
 pub mod bootstrap;
+mod checkpoint;
 pub mod command;
 pub mod configs;
 pub mod controller;
@@ -22,6 +24,8 @@ pub mod names;
 pub mod placement;
 pub mod planning;
 mod producer_ids;
+pub mod progress;
+mod reconcile;
 pub mod registration;
 pub mod remote;
 mod spread;
@@ -127,6 +131,7 @@ impl Metadata {
             tokio::spawn(registration::run(metadata.clone())),
             tokio::spawn(controller::run(metadata.clone())),
             tokio::spawn(membership::run(metadata.clone())),
+            tokio::spawn(reconcile::run(metadata.clone())),
         ];
         *metadata
             .tasks

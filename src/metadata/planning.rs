@@ -75,7 +75,7 @@ pub fn plan_topic(
         let placements = existing
             .partitions
             .iter()
-            .map(|p| p.replicas.clone())
+            .map(|p| p.founders().to_vec())
             .collect();
         return Ok(TopicToCreate {
             name,

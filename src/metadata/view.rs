@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use drave_raft::{GroupId, RaftNode, ReplicaId};
 
-use super::image::{BrokerRegistration, Image, PartitionPlacement};
+use super::image::{BrokerRegistration, Image, Placement};
 
 /// A follower further behind its leader than this, in entries, is out of sync.
 const IN_SYNC_LAG_ENTRIES_MAX: u64 = 1_000;
@@ -71,13 +71,13 @@ impl<'a> ClusterView<'a> {
     }
 
     /// A partition now.
-    pub fn partition(&self, placement: &PartitionPlacement) -> PartitionView {
+    pub fn partition(&self, placement: &Placement) -> PartitionView {
         let group = GroupId(placement.group);
         let leader = (self.raft.leadership(group))
             .filter(|known| self.alive.contains(&known.leader))
             .map(|known| (known.leader.broker, known.term as i32));
         let lagging = match leader {
-            Some((broker, _)) if broker == self.raft.replica().broker => self.lagging(group),
+            Some((broker, _)) if broker == self.raft.replica().broker => self.lagging(placement),
             _ => Vec::new(),
         };
         let ids = |keep: &dyn Fn(&ReplicaId) -> bool| -> Vec<i32> {
@@ -97,18 +97,21 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Followers that the leader, which is here, knows to be far behind.
-    fn lagging(&self, group: GroupId) -> Vec<ReplicaId> {
-        let Some(group) = self.raft.group(group) else {
+    /// Followers that the leader, which is here, knows to be far behind, and
+    /// those that are new and don't vote yet.
+    fn lagging(&self, placement: &Placement) -> Vec<ReplicaId> {
+        let Some(group) = self.raft.group(GroupId(placement.group)) else {
             return Vec::new();
         };
         let status = group.status();
         let end = status.last_index.map_or(0, |index| index + 1);
         let behind = |matched: Option<u64>| end.saturating_sub(matched.map_or(0, |at| at + 1));
-        (status.matched.iter())
+        let far = (status.matched.iter())
             .filter(|(replica, _)| *replica != self.raft.replica())
             .filter(|(_, matched)| behind(*matched) > IN_SYNC_LAG_ENTRIES_MAX)
-            .map(|(replica, _)| *replica)
+            .map(|(replica, _)| *replica);
+        let new = placement.replicas.iter().copied();
+        far.chain(new.filter(|replica| !status.voters.contains(replica)))
             .collect()
     }
 }

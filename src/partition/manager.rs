@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::machine::PartitionMachine;
 use super::view::PartitionView;
 use super::{Partition, Partitions};
-use crate::metadata::image::{Image, PARTITION_GROUP_MIN};
+use crate::metadata::image::{Image, PARTITION_GROUP_MIN, Placement};
 
 /// Replicas that are opened or closed at the same time.
 const WORKING_MAX: usize = 16;
@@ -34,11 +34,11 @@ enum Done {
 }
 
 /// A placed partition.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 struct Placed {
     topic: String,
     index: i32,
-    replicas: Vec<ReplicaId>,
+    placement: Placement,
 }
 
 pub(super) struct Manager {
@@ -49,6 +49,8 @@ pub(super) struct Manager {
     /// Groups that something is being done to.
     busy: HashSet<GroupId>,
     wanted: HashMap<GroupId, Placed>,
+    /// Groups placed on this broker, but on another directory than its own.
+    displaced: HashSet<GroupId>,
     work: JoinSet<Done>,
     permits: Arc<Semaphore>,
     orphans_erased: bool,
@@ -67,6 +69,7 @@ impl Manager {
             open: HashMap::new(),
             busy: HashSet::new(),
             wanted: HashMap::new(),
+            displaced: HashSet::new(),
             work: JoinSet::new(),
             permits: Arc::new(Semaphore::new(WORKING_MAX)),
             orphans_erased: false,
@@ -96,22 +99,29 @@ impl Manager {
     async fn follow(&mut self, image: &Image) {
         let itself = self.raft.replica();
         self.wanted.clear();
+        self.displaced.clear();
         for topic in image.topics.values() {
             for (index, placement) in topic.partitions.iter().enumerate() {
+                let group = GroupId(placement.group);
                 if placement.replicas.contains(&itself) {
+                    if let Some(open) = self.raft.group(group) {
+                        open.prefer(placement.replicas.clone());
+                    }
                     let placed = Placed {
                         topic: topic.name.clone(),
                         index: index as i32,
-                        replicas: placement.replicas.clone(),
+                        placement: placement.clone(),
                     };
-                    self.wanted.insert(GroupId(placement.group), placed);
+                    self.wanted.insert(group, placed);
+                } else if placement.is_on(itself.broker) {
+                    self.displaced.insert(group);
                 }
             }
         }
         let gone: Vec<GroupId> = self
             .open
             .keys()
-            .filter(|group| !self.wanted.contains_key(group))
+            .filter(|group| self.is_gone(**group))
             .copied()
             .collect();
         let closing: Vec<Arc<Partition>> = gone
@@ -135,11 +145,19 @@ impl Manager {
         self.erase_orphans(image, itself).await;
     }
 
+    /// Whether a group is surely not placed on this broker any more. One that is
+    /// placed on another directory of it is left as it is: what says so may be
+    /// older than this process, and a replica that has forgotten its votes must
+    /// not come back under the same id.
+    fn is_gone(&self, group: GroupId) -> bool {
+        !self.wanted.contains_key(&group) && !self.displaced.contains(&group)
+    }
+
     fn finished(&mut self, done: Done) {
         match done {
             Done::Opened(group, Ok(partition)) => {
                 self.busy.remove(&group);
-                if !self.wanted.contains_key(&group) {
+                if self.is_gone(group) {
                     return self.close(partition);
                 }
                 self.partitions.show(&partition);
@@ -174,15 +192,17 @@ impl Manager {
             let view = Arc::new(PartitionView::default());
             let spec = GroupSpec {
                 group,
-                voters: placed.replicas,
+                voters: placed.placement.first_voters(raft.replica()),
                 checkpoint_bytes: CHECKPOINT_BYTES,
                 purge_behind_checkpoints: None,
                 commit_notice_wait: COMMIT_NOTICE_WAIT,
             };
             let machine = Box::new(PartitionMachine::new(Arc::clone(&view)));
             let opened = raft.open_group(spec, machine).await;
-            let partition =
-                opened.map(|open| Partition::new(placed.topic, placed.index, open, store, view));
+            let partition = opened.map(|open| {
+                open.prefer(placed.placement.replicas);
+                Partition::new(placed.topic, placed.index, open, store, view)
+            });
             Done::Opened(group, partition)
         });
     }
@@ -231,7 +251,7 @@ impl Manager {
             Err(error) => return warn!(%error, "the groups held can't be listed"),
         };
         for group in held {
-            let known = self.wanted.contains_key(&group) || self.busy.contains(&group);
+            let known = !self.is_gone(group) || self.busy.contains(&group);
             if group.0 < PARTITION_GROUP_MIN || known {
                 continue;
             }

@@ -103,7 +103,7 @@ impl Registry {
 }
 
 fn slots(topic: &Topic, open: &HashMap<GroupId, Arc<Partition>>) -> Vec<Arc<PartitionSlot>> {
-    let slot = |placement: &crate::metadata::image::PartitionPlacement| {
+    let slot = |placement: &crate::metadata::image::Placement| {
         let group = GroupId(placement.group);
         Arc::new(PartitionSlot {
             group,

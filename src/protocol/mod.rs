@@ -10,6 +10,7 @@ pub mod guard;
 pub mod header;
 pub mod produce;
 pub mod record_batch;
+pub mod replica_progress;
 pub mod wire;
 
 #[cfg(test)]

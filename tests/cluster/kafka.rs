@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest, TopicName,
-    fetch_response, list_offsets_response, produce_response,
+    BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest,
+    TopicName, fetch_response, list_offsets_response, produce_response,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use uuid::Uuid;
@@ -265,6 +268,23 @@ impl Kafka {
             "ListOffsets of {topic} {partition}"
         );
         found.offset
+    }
+
+    /// Deletes the records of partition 0 before an offset, -1: all; error code and where the log starts then.
+    pub fn delete_before(&self, topic: &str, offset: i64) -> (i16, i64) {
+        let partition = DeleteRecordsPartition::default()
+            .with_partition_index(0)
+            .with_offset(offset);
+        let wanted = DeleteRecordsTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(vec![partition]);
+        let request = DeleteRecordsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(10_000);
+        let mut leader = self.leader(topic, 0).expect("a leader");
+        let response = leader.call(2, &request).expect("DeleteRecords");
+        let result = &response.topics[0].partitions[0];
+        (result.error_code, result.low_watermark)
     }
 
     /// Reads what there is from an offset on; waits a second for something to come.

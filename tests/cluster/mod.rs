@@ -13,6 +13,7 @@
 )]
 
 pub mod batch;
+pub mod groups;
 pub mod kafka;
 pub mod ledger;
 pub mod network;
