@@ -239,6 +239,41 @@ fn brokers_that_lose_their_disks_one_after_another_hold_everything_again() {
     }
 }
 
+/// What the metadata said while another disk was in its place must not make the broker forget what is on this one.
+#[test]
+fn an_old_disk_that_is_put_back_is_taken_up_as_it_is() {
+    let mut cluster = Cluster::start();
+    let kafka = cluster.kafka();
+    kafka.create(TOPIC, 3, &[]);
+    let writer = |partition| Writer::new(&kafka, TOPIC, partition);
+    let mut writers: Vec<_> = (0..3).map(writer).collect();
+    let mut write = || {
+        for writer in &mut writers {
+            (0..10).for_each(|_| writer.write(&kafka, 100));
+        }
+    };
+    write();
+    let (data, kept) = (cluster.node(2).data(), cluster.dir().join("kept"));
+    cluster.node_mut(2).kill();
+    fs::rename(&data, &kept).expect("moved");
+    cluster.node_mut(2).start();
+    wait_whole(&cluster, 2);
+    write();
+    let new = lose_disk(&mut cluster, 2);
+    write();
+    fs::rename(&kept, &data).expect("moved back");
+    assert_ne!(directory_id(&data), new);
+    cluster.node_mut(2).start();
+    wait_whole(&cluster, 2);
+    cluster.node_mut(3).kill();
+    write();
+    for writer in &writers {
+        writer.check(&kafka, 0);
+    }
+    let log = fs::read_to_string(cluster.node(2).log()).expect("a log");
+    assert!(!log.contains("erasing"), "what it had was erased");
+}
+
 #[test]
 fn what_was_on_one_disk_only_is_not_made_up() {
     let mut cluster = Cluster::start();

@@ -12,6 +12,7 @@ use openraft::impls::EmptyNode;
 use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::config::{LEASE, Types};
 use crate::elections::Elections;
@@ -454,9 +455,12 @@ impl Group {
         let change = self.inner.raft.change_membership(change, false);
         match tokio::time::timeout(timeout, change).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ProposeError::NotLeader {
-                leadership: self.inner.leadership(),
-            }),
+            Ok(Err(error)) => {
+                debug!(group = %self.inner.id, %error, "members not changed");
+                Err(ProposeError::NotLeader {
+                    leadership: self.inner.leadership(),
+                })
+            }
             Err(_) => Err(ProposeError::Unknown),
         }
     }

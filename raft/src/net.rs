@@ -239,13 +239,13 @@ impl NetTransferLeader<Types> for Client {
 }
 
 impl NetBackoff<Types> for Client {
-    /// A peer that is known to be dead is left alone until it is back; see
+    /// A replica that is known not to be there is left alone until it is back; see
     /// `reset_backoff` in `crate::runtime`.
     fn backoff(&self) -> Option<Backoff> {
-        let (transport, broker) = (self.transport.clone(), self.target.broker);
+        let (transport, target) = (self.transport.clone(), self.target);
         let mut delay = Duration::from_millis(50);
         Some(Backoff::new(std::iter::from_fn(move || {
-            if !transport.is_alive(broker) {
+            if !transport.is_there(target) {
                 return Some(Duration::from_secs(2));
             }
             let now = delay;

@@ -94,10 +94,9 @@ impl NodeInner {
         Some(service(from, request).await)
     }
 
-    /// Whether this very replica is there: its broker is alive, on the same directory.
+    /// Whether this very replica is there, and not another one of its broker.
     pub(crate) fn is_there(&self, replica: ReplicaId) -> bool {
-        self.transport.is_alive(replica.broker)
-            && self.transport.replica_of(replica.broker) == Some(replica)
+        self.transport.is_there(replica)
     }
 
     /// Whether the replica's process has been alive for that long.
@@ -106,7 +105,7 @@ impl NodeInner {
         let up = up_since
             .get(&replica)
             .is_some_and(|since| since.elapsed() >= calm);
-        up && self.transport.is_alive(replica.broker)
+        up && self.is_there(replica)
     }
 
     /// Called by the transport; must not block.

@@ -122,6 +122,18 @@ pub const SERIES: &[Series] = &[
         samples: |now| one(Value::Gauge(now.replicas_behind as i64)),
     },
     Series {
+        name: "replicas_catching_up",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Replicas placed on this broker that are still being rebuilt, or know of no leader; internal groups count too.",
+        samples: |now| {
+            let known = now.replicas_catching_up.into_iter();
+            known
+                .flat_map(|count| one(Value::Gauge(i64::from(count))))
+                .collect()
+        },
+    },
+    Series {
         name: "groups_led",
         kind: MetricType::Gauge,
         labels: &["kind"],

@@ -7,7 +7,7 @@ use drave_storage::StoreActivity;
 
 use super::requests::ApiRequests;
 use crate::metadata::image::{METADATA_GROUP, PARTITION_GROUP_MIN};
-use crate::metadata::view::ClusterView;
+use crate::metadata::{progress, view::ClusterView};
 use crate::node::Broker;
 use crate::server::Budget;
 
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub partitions: Vec<Offsets>,
     /// Replicas of the partitions led here that are dead or out of sync.
     pub replicas_behind: usize,
+    /// Replicas placed here that are still being rebuilt, once that is known.
+    pub replicas_catching_up: Option<u32>,
     /// How many Raft groups of each kind this broker leads.
     pub groups_led: BTreeMap<&'static str, usize>,
     /// What the disk is busy with.
@@ -60,6 +62,8 @@ impl Snapshot {
         };
         snapshot.peers.sort_unstable();
         let cluster = ClusterView::now(broker.metadata.image(), &broker.raft);
+        let progress = progress::of_this_broker(&cluster.image, &broker.raft);
+        snapshot.replicas_catching_up = progress.map(|progress| progress.catching_up);
         for topic in broker.partitions.registry().topics() {
             let placements = topic.topic.partitions.iter();
             for (number, (slot, placement)) in topic.partitions.iter().zip(placements).enumerate() {

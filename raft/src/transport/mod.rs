@@ -307,6 +307,11 @@ impl Transport {
             .map(|identity| identity.replica)
     }
 
+    /// Whether the broker is alive, on this very directory.
+    pub fn is_there(&self, replica: ReplicaId) -> bool {
+        self.is_alive(replica.broker) && self.replica_of(replica.broker) == Some(replica)
+    }
+
     /// Adds peers, or moves them to other addresses; forgets none.
     pub fn set_peers(&self, peers: Vec<(u32, SocketAddr)>) {
         let mut tasks = lock(&self.tasks);
