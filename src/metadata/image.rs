@@ -101,7 +101,7 @@ pub struct Placement {
     pub group: GroupNumber,
     /// Its replicas now, the preferred leader first.
     pub replicas: Vec<ReplicaId>,
-    /// Those that it was made with, where they are not the same. Only they may
+    /// Those that it was made with, once it has ever changed. Only they may
     /// write the group's first entry, and all of them the same one.
     pub founders: Option<Vec<ReplicaId>>,
 }
@@ -148,9 +148,7 @@ impl Placement {
             return;
         }
         let before = std::mem::replace(&mut self.replicas, replicas);
-        let founders = self.founders.take().unwrap_or(before);
-        // The old disk may be back after all.
-        self.founders = Some(founders).filter(|founders| *founders != self.replicas);
+        self.founders.get_or_insert(before);
     }
 }
 

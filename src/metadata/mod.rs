@@ -28,6 +28,7 @@ pub mod progress;
 mod reconcile;
 pub mod registration;
 pub mod remote;
+mod replacement;
 mod spread;
 pub mod view;
 
