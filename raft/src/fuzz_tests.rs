@@ -44,6 +44,12 @@ fn judge_frame(bytes: &[u8]) {
             );
         }
     }
+    wire::decode_entries_wanted(&frame.message).ok();
+    if let Ok(entries) = wire::decode_entries(&frame.message, 5) {
+        for (index, entry) in (5..).zip(&entries) {
+            assert_eq!(entry.index, index, "entries without a hole");
+        }
+    }
     judge_headers(&frame.message.header);
 }
 
@@ -113,6 +119,20 @@ fn append() -> Message {
     wire::encode_append(1024, REPLICA, append)
 }
 
+fn entries() -> [Entry; 2] {
+    [5, 6].map(|index| {
+        let payload = Bytes::from_static(b"records");
+        Entry {
+            index,
+            term: 3,
+            tag: 16,
+            stamp: 1_700_000_000_000,
+            checksum: crc32c::crc32c(&payload),
+            payload,
+        }
+    })
+}
+
 /// One frame of every kind.
 fn good_frames() -> Vec<Vec<u8>> {
     let vote = wire::VoteRecord::from(&RaftVote::new(3, REPLICA));
@@ -166,6 +186,8 @@ fn good_frames() -> Vec<Vec<u8>> {
             FrameType::Reply,
             request(kind::APPEND, wire::encode(&wire::AppendReply::Stored(last))),
         ),
+        framed(FrameType::Request, wire::encode_entries_wanted(9, 5, 300)),
+        framed(FrameType::Reply, wire::encode_entries(9, &entries())),
     ];
     let heartbeat = Frame::heartbeat(Heartbeat {
         incarnation: 5,

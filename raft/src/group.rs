@@ -17,6 +17,7 @@ use tracing::debug;
 use crate::config::{LEASE, Types};
 use crate::elections::Elections;
 use crate::proposal::{PendingProposal, Proposed, Responder};
+use crate::repairs::Repairs;
 use crate::state_machine::{Driver, Progress};
 use crate::types::{Command, Leadership, ReplicaId};
 
@@ -72,6 +73,7 @@ pub(crate) struct GroupInner {
     /// Leadership is being handed over.
     pub(crate) transferring: AtomicBool,
     store: SharedStore,
+    repairs: Arc<Repairs>,
     progress: Arc<Progress>,
     leadership: watch::Sender<Option<Leadership>>,
     epoch: Instant,
@@ -91,6 +93,7 @@ impl GroupInner {
         founders: Vec<ReplicaId>,
         elections: Arc<Elections>,
         store: SharedStore,
+        repairs: Arc<Repairs>,
         progress: Arc<Progress>,
     ) -> Self {
         GroupInner {
@@ -103,6 +106,7 @@ impl GroupInner {
             suspect: AtomicBool::new(false),
             transferring: AtomicBool::new(false),
             store,
+            repairs,
             progress,
             leadership: watch::Sender::new(None),
             epoch: Instant::now(),
@@ -362,13 +366,36 @@ impl Group {
     }
 
     /// Entries of `from..to` from memory or disk; see `LogStore::read`. Blocks.
+    /// While a damaged entry is being healed, nothing is read.
     pub fn read_blocking(
         &self,
         from: u64,
         to: u64,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.inner.store.read(self.inner.id, from, to, bytes_max)
+        self.sound(|store, group| store.read(group, from, to, bytes_max))
+    }
+
+    /// Payload bytes from `index` on; see `LogStore::bytes_from`. Blocks.
+    pub fn bytes_from_blocking(&self, index: u64) -> Result<u64, StorageError> {
+        self.sound(|store, group| store.bytes_from(group, index))
+    }
+
+    /// Reads from disk unless a damaged entry is being healed; what is damaged
+    /// now begins to be.
+    fn sound<T>(
+        &self,
+        read: impl FnOnce(&SharedStore, GroupId) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let inner = &self.inner;
+        if let Some(refusal) = inner.repairs.refusal(inner.id) {
+            return Err(refusal);
+        }
+        let read = read(&inner.store, inner.id);
+        if let Err(damage) = &read {
+            drop(inner.repairs.begin(damage));
+        }
+        read
     }
 
     /// Purges this replica's log up to the newest checkpoint before the entry at

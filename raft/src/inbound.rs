@@ -304,6 +304,9 @@ impl Inbound for Receiver {
             kind::SNAPSHOT => {
                 tokio::spawn(on_snapshot(group, message, reply));
             }
+            kind::ENTRIES => {
+                tokio::spawn(node.repairs.clone().answer(message, reply));
+            }
             unknown => warn!(%from, kind = unknown, "message of an unknown kind ignored"),
         }
     }

@@ -23,6 +23,7 @@ mod node;
 mod notices;
 mod nudge;
 pub mod proposal;
+mod repairs;
 pub mod runtime;
 mod state_machine;
 pub mod transport;

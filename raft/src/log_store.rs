@@ -8,7 +8,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use drave_storage::{GroupId, GroupState, SharedStore, TermStart, Write};
+use drave_storage::{GroupId, GroupState, SharedStore, StorageError, TermStart, Write};
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Types;
 use crate::entry::{EntryId, LogEntry, entry_id};
+use crate::repairs::{Life, Repairs};
 use crate::wire::{self, RaftVote};
 
 /// Most bytes of entries that one replication message carries.
@@ -37,6 +38,8 @@ struct Head {
 pub(crate) struct GroupLog {
     group: GroupId,
     store: SharedStore,
+    repairs: Arc<Repairs>,
+    life: Life,
     head: Arc<Mutex<Head>>,
 }
 
@@ -45,6 +48,8 @@ impl GroupLog {
     pub(crate) fn new(
         group: GroupId,
         store: SharedStore,
+        repairs: Arc<Repairs>,
+        life: Life,
         state: &GroupState,
     ) -> Result<Self, String> {
         let vote = state.vote.as_deref().map(wire::decode_vote).transpose()?;
@@ -57,6 +62,8 @@ impl GroupLog {
         Ok(GroupLog {
             group,
             store,
+            repairs,
+            life,
             head: Arc::new(Mutex::new(head)),
         })
     }
@@ -67,21 +74,26 @@ impl GroupLog {
             .expect("no code panics while it holds the head")
     }
 
-    /// Reads `from..to`, at most `bytes_max` but at least one entry.
+    /// Reads `from..to`, at most `bytes_max` but at least one entry. A damaged
+    /// one is waited for until it is healed.
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
-        if let Some(entries) = self.store.read_tail(self.group, from, to, bytes_max) {
-            return Ok(entries.into_iter().map(LogEntry::from).collect());
+        loop {
+            if let Some(entries) = self.store.read_tail(self.group, from, to, bytes_max) {
+                return Ok(entries.into_iter().map(LogEntry::from).collect());
+            }
+            let (store, group) = (self.store.clone(), self.group);
+            let read = tokio::task::spawn_blocking(move || store.read(group, from, to, bytes_max));
+            match read.await.map_err(io::Error::other)? {
+                Ok(entries) => return Ok(entries.into_iter().map(LogEntry::from).collect()),
+                Err(damage @ StorageError::Corrupt { .. }) => {
+                    self.repairs.healed(&damage, &self.life).await?;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
         }
-        let (store, group) = (self.store.clone(), self.group);
-        let read = tokio::task::spawn_blocking(move || store.read(group, from, to, bytes_max));
-        let entries = read
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
-        Ok(entries.into_iter().map(LogEntry::from).collect())
     }
 }
 

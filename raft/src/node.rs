@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use crate::elections::{Elections, RETRY, TURN};
 use crate::group::GroupInner;
 use crate::leaders::Leaders;
+use crate::repairs::Repairs;
 use crate::runtime::Service;
 use crate::state_machine::PurgeDue;
 use crate::transport::{Message, PeerEvent, Transport};
@@ -30,6 +31,7 @@ pub(crate) struct NodeInner {
     pub(crate) transport: Arc<Transport>,
     pub(crate) elections: Arc<Elections>,
     pub(crate) store: SharedStore,
+    pub(crate) repairs: Arc<Repairs>,
     pub(crate) groups: RwLock<HashMap<GroupId, Arc<GroupInner>>>,
     /// Serialises opening and closing of one group; groups share 64 of them.
     pub(crate) opening: Vec<tokio::sync::Mutex<()>>,

@@ -30,6 +30,7 @@ use crate::machine::StateMachine;
 use crate::net::Network;
 use crate::node::{NodeInner, run_announcements, run_elections, run_greetings, run_purges};
 use crate::nudge::run_nudges;
+use crate::repairs::Repairs;
 use crate::state_machine::{CheckpointPolicy, Driver};
 use crate::transport::{Message, Transport, TransportConfig, TransportError};
 use crate::types::{Leadership, ReplicaId};
@@ -151,6 +152,7 @@ impl RaftNode {
         let inner = Arc::new(NodeInner {
             replica: config.replica,
             leaders: Leaders::default(),
+            repairs: Repairs::new(store.clone(), transport.clone()),
             transport,
             elections: Arc::default(),
             store,
@@ -201,9 +203,11 @@ impl RaftNode {
             purge_behind: spec.purge_behind_checkpoints,
         };
         let (store, purge_due) = (inner.store.clone(), inner.purge_due.clone());
+        let life = inner.repairs.opening(id);
+        let (repairs, lived) = (inner.repairs.clone(), life.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let state = store.open_group(id).map_err(|error| error.to_string())?;
-            let log = GroupLog::new(id, store.clone(), &state)?;
+            let log = GroupLog::new(id, store.clone(), repairs, lived, &state)?;
             let driver = Driver::open(id, store, machine, policy, purge_due, &state)?;
             Ok::<_, String>((log, driver, state.last.is_none()))
         });
@@ -223,7 +227,15 @@ impl RaftNode {
             log,
             driver,
         )
-        .await?;
+        .await;
+        let raft = match raft {
+            Ok(raft) => raft,
+            Err(error) => {
+                inner.repairs.close(id);
+                return Err(error.into());
+            }
+        };
+        life.opened();
         let is_first = spec.voters.first() == Some(&inner.replica);
         let group = Arc::new(GroupInner::new(
             id,
@@ -232,6 +244,7 @@ impl RaftNode {
             spec.voters,
             inner.elections.clone(),
             inner.store.clone(),
+            inner.repairs.clone(),
             progress,
         ));
         inner
@@ -263,7 +276,7 @@ impl RaftNode {
             .await;
         let open = inner.groups.write().expect("never poisoned").remove(&group);
         if let Some(open) = open {
-            stop(&open).await;
+            stop(inner, &open).await;
         }
         if erase {
             inner.leaders.forget_group(group);
@@ -384,10 +397,11 @@ impl RaftNode {
             groups.drain().map(|(_, group)| group).collect()
         };
         for group in open {
-            stop(&group).await;
+            stop(&self.inner, &group).await;
         }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().expect("never poisoned"));
         tasks.shutdown().await;
+        self.inner.repairs.shutdown().await;
         self.inner.transport.shutdown().await;
         let store = self.inner.store.clone();
         match tokio::task::spawn_blocking(move || store.flush()).await {
@@ -415,8 +429,9 @@ impl RaftNode {
     }
 }
 
-async fn stop(group: &GroupInner) {
+async fn stop(node: &NodeInner, group: &GroupInner) {
     group.close();
+    node.repairs.close(group.id);
     if let Err(error) = group.raft.shutdown().await {
         warn!(group = %group.id, %error, "group did not stop cleanly");
     }

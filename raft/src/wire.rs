@@ -29,6 +29,8 @@ pub(crate) mod kind {
     pub(crate) const APPEND: u8 = 16;
     /// A checkpoint that replaces a log's beginning.
     pub(crate) const SNAPSHOT: u8 = 17;
+    /// Entries that are damaged where they are asked for.
+    pub(crate) const ENTRIES: u8 = 18;
 }
 
 /// Headers above this size are refused.
@@ -158,52 +160,37 @@ struct AppendHeader {
     entries: Vec<EntryHead>,
 }
 
-/// openraft's append.
-pub(crate) type Append = openraft::raft::AppendEntriesRequest<Types>;
-
-/// Encodes an append; payloads are handed over, not copied.
-pub(crate) fn encode_append(group: u64, to: ReplicaId, append: Append) -> Message {
-    let mut entries = Vec::with_capacity(append.entries.len());
-    let mut payload = Vec::with_capacity(append.entries.len());
-    for entry in &append.entries {
-        let stored = entry.stored();
-        entries.push(EntryHead {
-            index: stored.index,
-            term: stored.term,
-            tag: stored.tag,
-            stamp: stored.stamp,
-            checksum: stored.checksum,
-            payload_bytes: stored.payload.len() as u32,
+/// The heads of entries, and their payloads, which are not copied.
+fn parted<'a>(entries: impl ExactSizeIterator<Item = &'a Entry>) -> (Vec<EntryHead>, Vec<Bytes>) {
+    let mut heads = Vec::with_capacity(entries.len());
+    let mut payload = Vec::with_capacity(entries.len());
+    for entry in entries {
+        heads.push(EntryHead {
+            index: entry.index,
+            term: entry.term,
+            tag: entry.tag,
+            stamp: entry.stamp,
+            checksum: entry.checksum,
+            payload_bytes: entry.payload.len() as u32,
         });
-        if !stored.payload.is_empty() {
-            payload.push(stored.payload.clone());
+        if !entry.payload.is_empty() {
+            payload.push(entry.payload.clone());
         }
     }
-    let header = AppendHeader {
-        to: to.directory,
-        vote: VoteRecord::from(&append.vote),
-        previous: append.prev_log_id.as_ref().map(id_record),
-        commit: append.leader_commit.as_ref().map(id_record),
-        entries,
-    };
-    Message {
-        kind: kind::APPEND,
-        group,
-        header: encode(&header),
-        payload,
-    }
+    (heads, payload)
 }
 
-/// Decodes an append; every payload is a slice of the message, or a copy of its
-/// own where it is small and would pin a big message in memory. The entries of
-/// what is returned can be stored: they follow the previous one and each other,
-/// and those that change the membership can be read.
-pub(crate) fn decode_append(message: &Message) -> Result<(u128, Append), String> {
-    let header: AppendHeader = decode(&message.header)?;
-    let mut rest = joined(&message.payload);
-    let mut entries = Vec::with_capacity(header.entries.len().min(4_096));
-    let mut before = header.previous;
-    for head in header.entries {
+/// Puts entries together again. They follow `before` and each other, their
+/// payloads have the checksums that the heads say, and those that change the
+/// membership can be read.
+fn joined_entries(
+    heads: Vec<EntryHead>,
+    payload: &[Bytes],
+    mut before: Option<IdRecord>,
+) -> Result<Vec<Entry>, String> {
+    let mut rest = joined(payload);
+    let mut entries = Vec::with_capacity(heads.len().min(4_096));
+    for head in heads {
         let (index_next, term_min) = before.map_or((0, 0), |id| (id.index + 1, id.term));
         if head.index != index_next || head.term < term_min {
             return Err(format!(
@@ -229,22 +216,120 @@ pub(crate) fn decode_append(message: &Message) -> Result<(u128, Append), String>
         if head.tag == TAG_MEMBERSHIP {
             decode_membership(&payload)?;
         }
-        entries.push(LogEntry::from(Entry {
+        entries.push(Entry {
             index: head.index,
             term: head.term,
             tag: head.tag,
             stamp: head.stamp,
             checksum: head.checksum,
             payload,
-        }));
+        });
     }
+    Ok(entries)
+}
+
+/// openraft's append.
+pub(crate) type Append = openraft::raft::AppendEntriesRequest<Types>;
+
+/// Encodes an append; payloads are handed over, not copied.
+pub(crate) fn encode_append(group: u64, to: ReplicaId, append: Append) -> Message {
+    let (entries, payload) = parted(append.entries.iter().map(LogEntry::stored));
+    let header = AppendHeader {
+        to: to.directory,
+        vote: VoteRecord::from(&append.vote),
+        previous: append.prev_log_id.as_ref().map(id_record),
+        commit: append.leader_commit.as_ref().map(id_record),
+        entries,
+    };
+    Message {
+        kind: kind::APPEND,
+        group,
+        header: encode(&header),
+        payload,
+    }
+}
+
+/// Decodes an append; every payload is a slice of the message, or a copy of its
+/// own where it is small and would pin a big message in memory. The entries of
+/// what is returned can be stored: they follow the previous one and each other,
+/// and those that change the membership can be read.
+pub(crate) fn decode_append(message: &Message) -> Result<(u128, Append), String> {
+    let header: AppendHeader = decode(&message.header)?;
+    let entries = joined_entries(header.entries, &message.payload, header.previous)?;
     let append = Append {
         vote: header.vote.into(),
         prev_log_id: header.previous.map(id_from),
-        entries,
+        entries: entries.into_iter().map(LogEntry::from).collect(),
         leader_commit: header.commit.map(id_from),
     };
     Ok((header.to, append))
+}
+
+const ENTRIES_VERSION: u8 = 1;
+
+/// Asks for entries of `from..to`; fewer may come.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EntriesHeader {
+    version: u8,
+    #[serde(deserialize_with = "number")]
+    pub(crate) from: u64,
+    #[serde(deserialize_with = "number")]
+    pub(crate) to: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EntriesReply {
+    version: u8,
+    entries: Vec<EntryHead>,
+}
+
+/// Encodes the question for entries.
+pub(crate) fn encode_entries_wanted(group: u64, from: u64, to: u64) -> Message {
+    let header = EntriesHeader {
+        version: ENTRIES_VERSION,
+        from,
+        to,
+    };
+    Message {
+        kind: kind::ENTRIES,
+        group,
+        header: encode(&header),
+        payload: Vec::new(),
+    }
+}
+
+/// Decodes the question for entries.
+pub(crate) fn decode_entries_wanted(message: &Message) -> Result<EntriesHeader, String> {
+    let header: EntriesHeader = decode(&message.header)?;
+    match header.version {
+        ENTRIES_VERSION => Ok(header),
+        version => Err(format!("question for entries in version {version}")),
+    }
+}
+
+/// Encodes the answer; payloads are handed over, not copied.
+pub(crate) fn encode_entries(group: u64, entries: &[Entry]) -> Message {
+    let (entries, payload) = parted(entries.iter());
+    let header = EntriesReply {
+        version: ENTRIES_VERSION,
+        entries,
+    };
+    Message {
+        kind: kind::ENTRIES,
+        group,
+        header: encode(&header),
+        payload,
+    }
+}
+
+/// Decodes the answer: sound entries without a hole, the first one at `from`.
+pub(crate) fn decode_entries(message: &Message, from: u64) -> Result<Vec<Entry>, String> {
+    let reply: EntriesReply = decode(&message.header)?;
+    if reply.version != ENTRIES_VERSION {
+        return Err(format!("entries in version {}", reply.version));
+    }
+    let before = from.checked_sub(1).map(|index| IdRecord { term: 0, index });
+    joined_entries(reply.entries, &message.payload, before)
 }
 
 /// The payload of a received message, which is one slice unless made locally.
@@ -364,6 +449,31 @@ mod tests {
             .collect();
         assert_eq!(stored[1].index, 6);
         assert_eq!(stored[0].payload.as_ref(), b"records");
+    }
+
+    #[test]
+    fn entries_for_a_damaged_replica_survive_the_wire() {
+        let entry = |index, payload: &'static [u8]| Entry {
+            index,
+            term: 3,
+            tag: 16,
+            stamp: 9,
+            checksum: crc32c::crc32c(payload),
+            payload: Bytes::from_static(payload),
+        };
+        let wanted = encode_entries_wanted(9, 5, 300);
+        assert_eq!(wanted.header.as_ref(), [1, 5, 251, 44, 1]);
+        let header = decode_entries_wanted(&wanted).expect("our own question");
+        assert_eq!((header.from, header.to), (5, 300));
+
+        let entries = [entry(5, b"five"), entry(6, b""), entry(7, b"seven")];
+        let mut message = encode_entries(9, &entries);
+        assert_eq!(message.header[..2], [1, 3]);
+        assert_eq!(decode_entries(&message, 5), Ok(entries.to_vec()));
+        assert!(decode_entries(&message, 4).is_err(), "another entry");
+        message.payload[0] = Bytes::from_static(b"fi7e");
+        assert!(decode_entries(&message, 5).is_err(), "a flipped byte");
+        assert_eq!(decode_entries(&encode_entries(9, &[]), 0), Ok(Vec::new()));
     }
 
     #[test]

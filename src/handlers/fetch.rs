@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use drave_storage::StorageError;
 use kafka_protocol::ResponseError;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -257,6 +258,8 @@ fn code_of(replica: &Partition, error: ReadError) -> ResponseError {
     match error {
         ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
         ReadError::Stopping => ResponseError::NotLeaderOrFollower,
+        // Spoken of once, where it is healed.
+        ReadError::Storage(StorageError::Corrupt { .. }) => ResponseError::KafkaStorageError,
         error => {
             let (topic, partition) = (&replica.topic, replica.index);
             error!(topic, partition, %error, "records can't be read");

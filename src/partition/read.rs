@@ -186,7 +186,12 @@ pub fn read_stored(
     let mut collector = Collector::new(wanted, position, BTreeMap::new());
     while collector.next_index < start.applied_end {
         let bytes_max = collector.bytes_left().max(READ_BYTES_MIN);
-        let entries = log.entries(collector.next_index, start.applied_end, bytes_max)?;
+        let entries = match log.entries(collector.next_index, start.applied_end, bytes_max) {
+            Ok(entries) => entries,
+            // What comes before a damaged entry is served.
+            Err(StorageError::Corrupt { .. }) if collector.began() => break,
+            Err(error) => return Err(error.into()),
+        };
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             break;
         };

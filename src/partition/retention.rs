@@ -135,7 +135,7 @@ fn expired(view: &PartitionView, log: &ReplicaLog, cutoff: i64) -> Result<i64, R
 /// From this offset on there are at least `bytes`, and not much more.
 fn surplus(view: &PartitionView, log: &ReplicaLog, bytes: u64) -> Result<i64, ReadError> {
     let (start, end) = (view.log_start_offset(), view.high_watermark());
-    let size = |position: Position| log.store.bytes_from(log.group.id(), position.index);
+    let size = |position: Position| log.group.bytes_from_blocking(position.index);
     let first = read::position(view, log, start)?;
     if size(first)? <= bytes + (bytes / EXCESS_SHARE).min(EXCESS_MAX) {
         return Ok(start);

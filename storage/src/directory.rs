@@ -17,7 +17,8 @@ use crate::engine;
 use crate::housekeeper::{replace_file, sync_directory};
 use crate::log::StorageError;
 
-const FORMAT_VERSION: u32 = 1;
+/// Version 2 has a checksum; version 1 is still read.
+const FORMAT_VERSION: u32 = 2;
 const IDENTITY: &str = "identity.json";
 const LOCK: &str = "lock";
 const STORE: &str = "store";
@@ -30,6 +31,38 @@ struct Identity {
     broker_id: u32,
     directory_id: Uuid,
     cluster_id: Option<Uuid>,
+    /// CRC-32C of the other fields: a flipped bit must not make another replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<u32>,
+}
+
+impl Identity {
+    /// The same in the newest version, with its checksum.
+    fn sealed(mut self) -> Identity {
+        self.format_version = FORMAT_VERSION;
+        self.checksum = Some(self.sum());
+        self
+    }
+
+    fn sum(&self) -> u32 {
+        let cluster_id = self.cluster_id.unwrap_or_default();
+        let fields = [
+            &self.format_version.to_be_bytes()[..],
+            &self.broker_id.to_be_bytes(),
+            self.directory_id.as_bytes(),
+            &[u8::from(self.cluster_id.is_some())],
+            cluster_id.as_bytes(),
+        ];
+        crc32c::crc32c(&fields.concat())
+    }
+
+    fn is_sound(&self) -> bool {
+        match self.format_version {
+            1 => self.checksum.is_none(),
+            FORMAT_VERSION => self.checksum == Some(self.sum()),
+            _ => false,
+        }
+    }
 }
 
 /// Only the version, to tell a newer file from a damaged one.
@@ -74,7 +107,9 @@ impl DataDirectory {
                     broker_id,
                     directory_id: Uuid::new_v4(),
                     cluster_id: None,
-                };
+                    checksum: None,
+                }
+                .sealed();
                 write_identity(path, &identity)?;
                 sync_parent(path)?;
                 identity
@@ -138,7 +173,8 @@ impl DataDirectory {
                 let bound = Identity {
                     cluster_id: Some(cluster_id),
                     ..identity.clone()
-                };
+                }
+                .sealed();
                 write_identity(&self.path, &bound)?;
                 *identity = bound;
                 Ok(())
@@ -205,15 +241,17 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, StorageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(path, format!("{IDENTITY} can't be read: {error}"))),
     };
-    let damaged = |error: serde_json::Error| {
+    let damaged = |reason: String| {
         refused(
             path,
             format!(
-                "{IDENTITY} is damaged ({error}); restore it, or use a new directory and let the replicas heal"
+                "{IDENTITY} is damaged ({reason}); restore it, or remove the data directory of this broker and start it \
+                 again: the other replicas fill a new one"
             ),
         )
     };
-    let Version { format_version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    let unreadable = |error: serde_json::Error| damaged(error.to_string());
+    let Version { format_version } = serde_json::from_slice(&bytes).map_err(unreadable)?;
     if format_version > FORMAT_VERSION {
         return Err(refused(
             path,
@@ -222,7 +260,11 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, StorageError> {
             ),
         ));
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    let identity: Identity = serde_json::from_slice(&bytes).map_err(unreadable)?;
+    match identity.is_sound() {
+        true => Ok(Some(identity)),
+        false => Err(damaged("its checksum is wrong".to_owned())),
+    }
 }
 
 fn write_identity(path: &Path, identity: &Identity) -> Result<(), StorageError> {
@@ -316,7 +358,7 @@ mod tests {
 
         let newer = String::from_utf8(identity.clone())
             .unwrap()
-            .replace("\"format_version\": 1", "\"format_version\": 9, \"new\": 1");
+            .replace("\"format_version\": 2", "\"format_version\": 9, \"new\": 1");
         for (text, expected) in [
             (newer.as_str(), "format 9"),
             ("", "damaged"),
@@ -344,12 +386,51 @@ mod tests {
             broker_id: 7,
             directory_id: Uuid::from_u128(1),
             cluster_id: Some(Uuid::from_u128(2)),
+            checksum: None,
         };
-        assert_eq!(
-            serde_json::to_string(&identity).unwrap(),
-            "{\"format_version\":1,\"broker_id\":7,\
+        let first = "{\"format_version\":1,\"broker_id\":7,\
              \"directory_id\":\"00000000-0000-0000-0000-000000000001\",\
-             \"cluster_id\":\"00000000-0000-0000-0000-000000000002\"}"
+             \"cluster_id\":\"00000000-0000-0000-0000-000000000002\"}";
+        assert_eq!(serde_json::to_string(&identity).unwrap(), first);
+        assert!(identity.is_sound(), "version 1 is still read");
+        assert_eq!(
+            serde_json::to_string(&identity.sealed()).unwrap(),
+            "{\"format_version\":2,\"broker_id\":7,\
+             \"directory_id\":\"00000000-0000-0000-0000-000000000001\",\
+             \"cluster_id\":\"00000000-0000-0000-0000-000000000002\",\"checksum\":1968540315}"
         );
+    }
+
+    #[test]
+    fn an_identity_of_the_first_version_is_read_and_sealed_when_it_changes() {
+        let path = tempfile::tempdir().unwrap();
+        let text = "{\"format_version\":1,\"broker_id\":7,\
+             \"directory_id\":\"00000000-0000-0000-0000-000000000001\",\"cluster_id\":null}";
+        fs::write(path.path().join(IDENTITY), text).unwrap();
+        let first = DataDirectory::open_or_format(path.path(), 7).unwrap();
+        assert_eq!((first.directory_id(), first.cluster_id()), (1, None));
+        first.set_cluster_id(9).unwrap();
+        drop(first);
+        let again = DataDirectory::open_or_format(path.path(), 7).unwrap();
+        assert_eq!((again.directory_id(), again.cluster_id()), (1, Some(9)));
+        assert_eq!(again.identity().format_version, 2);
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_another_identity() {
+        let path = tempfile::tempdir().unwrap();
+        let made = DataDirectory::open_or_format(path.path(), 3).unwrap();
+        made.set_cluster_id(77).unwrap();
+        let identity = made.identity().clone();
+        let file = path.path().join(IDENTITY);
+        let bytes = fs::read(&file).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, flipped).unwrap();
+            if let Ok(found) = read_identity(path.path()) {
+                assert_eq!(found.as_ref(), Some(&identity), "bit {bit}");
+            }
+        }
     }
 }

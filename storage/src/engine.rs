@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, mpsc};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use rocksdb::DB;
 
+use crate::blob_files;
 use crate::housekeeper::{self, Housekeeper};
 use crate::keys::{self, Kind};
 use crate::log::{
@@ -36,6 +37,7 @@ pub(crate) fn exists(path: &Path) -> bool {
 /// A [`LogStore`] on disk.
 pub struct Engine {
     shared: Arc<Shared>,
+    on_damage: fn(&StorageError),
     writer: Option<JoinHandle<()>>,
     syncer: Option<JoinHandle<()>>,
     housekeeper: Option<JoinHandle<()>>,
@@ -51,22 +53,29 @@ impl Engine {
         let io = |doing| move |source: io::Error| StorageError::Io { doing, source };
         fs::create_dir_all(path).map_err(io("creating the store's directory"))?;
         let watermark_path = path.join("synced");
-        let watermark = watermark::read(&watermark_path).map_err(io("reading the watermark"))?;
+        let watermark = watermark::read(&watermark_path).map_err(|error| {
+            refused(format!(
+                "its record of what was synced, {}, can't be read ({error}), so nobody can say whether anything is \
+                 missing; {WAY_OUT}",
+                watermark_path.display()
+            ))
+        })?;
         let direct = options::supports_direct_io(path);
         if !direct {
             tracing::warn!(path = %path.display(), "no direct i/o here, flushes go through the page cache");
         }
-        let db = DB::open_cf_descriptors(
-            &options::database(&engine_options, direct),
-            path.join("rocksdb"),
-            options::families(&engine_options),
-        )
-        .map_err(|error| io_error("opening the database", error))?;
+        let database = path.join("rocksdb");
+        let mut db_options = options::database(&engine_options, direct);
+        // Whoever has synced something has a database: another one would hide its loss.
+        db_options.create_if_missing(watermark.is_none());
+        let db =
+            DB::open_cf_descriptors(&db_options, &database, options::families(&engine_options))
+                .map_err(|error| opening_failed(&database, error))?;
         // The names of the directories made here must survive a power cut too.
         for directory in [Some(path), path.parent()].into_iter().flatten() {
             housekeeper::sync_directory(directory).map_err(io("syncing the store's directory"))?;
         }
-        check_format(&db).map_err(|error| match error {
+        check_format(&db, &database).map_err(|error| match error {
             FormatError::Newer(found) => refused(format!(
                 "its format is version {found}, this program writes version {}; use the program that wrote it",
                 keys::FORMAT_VERSION
@@ -79,8 +88,7 @@ impl Engine {
         {
             return Err(refused(format!(
                 "synced data was lost: recovery ended at {recovered}, but {synced} had been synced; \
-                 the disk can't be trusted; remove the data directory of this broker and start \
-                 it again: the other replicas fill a new one"
+                 the disk can't be trusted; {WAY_OUT}"
             )));
         }
         Engine::start(db, watermark_path, &engine_options)
@@ -121,6 +129,7 @@ impl Engine {
         )?;
         Ok(Arc::new(Engine {
             shared,
+            on_damage: engine_options.on_damage,
             writer: Some(writer),
             syncer: Some(syncer),
             housekeeper: Some(housekeeper),
@@ -153,14 +162,38 @@ impl Drop for Engine {
     }
 }
 
+/// What to do when a directory can't be used any more.
+const WAY_OUT: &str = "remove the data directory of this broker and start it again: the other replicas fill a new one";
+
+/// A database that is in use or can't be written is left for another try; any
+/// other that does not open is damaged.
+fn opening_failed(database: &Path, error: rocksdb::Error) -> StorageError {
+    const DOING: &str = "opening the database";
+    const OF_THE_MOMENT: [&str; 5] = [
+        "lock ",
+        "Permission denied",
+        "No space left",
+        "Read-only file system",
+        "Too many open files",
+    ];
+    let text = error.clone().into_string();
+    if OF_THE_MOMENT.iter().any(|reason| text.contains(reason)) {
+        return io_error(database, DOING, error);
+    }
+    StorageError::Damaged {
+        path: database.display().to_string(),
+        reason: text,
+    }
+}
+
 enum FormatError {
     Newer(u32),
     Database(StorageError),
 }
 
 /// Checks the version of the layouts; an empty database is given ours.
-fn check_format(db: &DB) -> Result<(), FormatError> {
-    let database = |doing| move |error| FormatError::Database(io_error(doing, error));
+fn check_format(db: &DB, path: &Path) -> Result<(), FormatError> {
+    let database = |doing| move |error| FormatError::Database(io_error(path, doing, error));
     let found = db
         .get(keys::FORMAT_KEY)
         .map_err(database("reading the format version"))?;
@@ -177,15 +210,31 @@ fn check_format(db: &DB) -> Result<(), FormatError> {
     }
 }
 
+impl Engine {
+    /// Passes a result on, unless the database turned out to be damaged.
+    fn judged<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if let Err(error @ StorageError::Damaged { .. }) = &result {
+            (self.on_damage)(error);
+        }
+        result
+    }
+
+    fn state(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.shared.settle(group)?;
+        Reader::new(&self.shared.db).state(key)
+    }
+}
+
 impl LogStore for Engine {
     fn open_group(&self, group: GroupId) -> Result<GroupState, StorageError> {
-        Ok(self.shared.group(group)?.lock().state.clone())
+        let group = self.judged(self.shared.group(group))?;
+        Ok(group.lock().state.clone())
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, StorageError> {
         let writer = &self.shared.writer;
         writer.wait_written(writer.last_ticket());
-        Reader::new(&self.shared.db).groups()
+        self.judged(Reader::new(&self.shared.db).groups())
     }
 
     fn submit(&self, group: GroupId, write: Write, done: Option<Done>) {
@@ -224,13 +273,12 @@ impl LogStore for Engine {
         to: u64,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.shared.read(group, from, to, bytes_max)
+        self.judged(self.shared.read(group, from, to, bytes_max))
     }
 
     fn checkpoint(&self, group: GroupId, index: u64) -> Result<Option<Checkpoint>, StorageError> {
-        self.shared.settle(group)?;
         let key = keys::numbered(group, Kind::Checkpoint, index);
-        let Some(value) = Reader::new(&self.shared.db).state(&key)? else {
+        let Some(value) = self.judged(self.state(group, &key))? else {
             return Ok(None);
         };
         let Some((term, _)) = keys::decode_checkpoint(&value) else {
@@ -247,8 +295,7 @@ impl LogStore for Engine {
     }
 
     fn get(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.shared.settle(group)?;
-        Reader::new(&self.shared.db).state(&keys::own(group, key))
+        self.judged(self.state(group, &keys::own(group, key)))
     }
 
     fn get_at_or_before(
@@ -258,7 +305,7 @@ impl LogStore for Engine {
         key: &[u8],
     ) -> Result<Option<(Bytes, Bytes)>, StorageError> {
         self.shared.settle(group)?;
-        Reader::new(&self.shared.db).own_at_or_before(group, prefix, key)
+        self.judged(Reader::new(&self.shared.db).own_at_or_before(group, prefix, key))
     }
 
     fn scan(
@@ -269,7 +316,12 @@ impl LogStore for Engine {
         count_max: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
         self.shared.settle(group)?;
-        Reader::new(&self.shared.db).own_scan(group, from, to, count_max)
+        self.judged(Reader::new(&self.shared.db).own_scan(group, from, to, count_max))
+    }
+
+    fn file_of(&self, group: GroupId, index: u64) -> Option<PathBuf> {
+        let key = keys::entry_bound(group, index);
+        blob_files::holding(self.shared.db.path(), &key)
     }
 
     fn size_on_disk(&self, group: GroupId) -> u64 {
@@ -282,12 +334,13 @@ impl LogStore for Engine {
             match self.shared.position(group, &inner, first) {
                 Ok((start, _)) => inner.start = Some(start),
                 Err(error) => {
-                    tracing::warn!(%group, %error, "can't tell the size of a log");
+                    tracing::debug!(%group, %error, "can't tell the size of a log");
                     return 0;
                 }
             }
         }
-        inner.end - inner.start.unwrap_or(inner.end)
+        let start = inner.start.unwrap_or(inner.end);
+        inner.end.saturating_sub(start)
     }
 
     fn bytes_from(&self, group: GroupId, index: u64) -> Result<u64, StorageError> {
@@ -297,8 +350,8 @@ impl LogStore for Engine {
         if index >= inner.state.next_index() {
             return Ok(0);
         }
-        let (start, _) = self.shared.position(group, &inner, index)?;
-        Ok(inner.end - start)
+        let (start, _) = self.judged(self.shared.position(group, &inner, index))?;
+        Ok(inner.end.saturating_sub(start))
     }
 
     fn last_sync_age_ms(&self) -> u64 {

@@ -56,7 +56,7 @@ impl GroupState {
             }
             Write::Purge { index, term } => self.purge(group, *index, *term),
             Write::Checkpoint { checkpoint, keep } => self.keep_checkpoint(checkpoint.index, keep),
-            Write::Keys(_) => Effects::default(),
+            Write::Keys(_) | Write::Repair(_) => Effects::default(),
             Write::Drop => {
                 *self = GroupState::default();
                 Effects::default()

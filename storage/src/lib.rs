@@ -10,6 +10,8 @@ pub mod engine;
 pub mod log;
 pub mod memory;
 
+mod blob_files;
+mod damage;
 #[cfg(test)]
 mod fuzz_tests;
 mod group_log;

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -120,6 +121,11 @@ pub enum Write {
     /// Puts (`Some`) and deletes (`None`) in the group's own key space, which
     /// belongs to its state machine.
     Keys(Vec<(Bytes, Option<Bytes>)>),
+    /// Writes again the payloads of entries whose bytes on disk are damaged;
+    /// leaves alone what is sound, what is no longer held, and what is held in
+    /// another term. The entries come from another replica: index and term make
+    /// them the same.
+    Repair(Vec<Entry>),
     /// Forgets the group and everything it holds, and frees its space.
     Drop,
 }
@@ -135,19 +141,29 @@ pub enum StorageError {
         /// The cause.
         source: io::Error,
     },
-    /// Bytes read differ from the bytes written.
-    #[error(
-        "{group} entry {index}: checksum {found:08x}, expected {expected:08x}; the replica must be healed from another one"
-    )]
+    /// The payload of an entry can't be read, or differs from what was written.
+    /// The rest of the log is sound, so [`Write::Repair`] mends it.
+    #[error("{group} entry {index} is damaged in {file}: {reason}")]
     Corrupt {
         /// The log.
         group: GroupId,
         /// The entry.
         index: u64,
-        /// Checksum kept with the entry.
-        expected: u32,
-        /// Checksum of the bytes found.
-        found: u32,
+        /// The file, or where the files are.
+        file: String,
+        /// What was found.
+        reason: String,
+    },
+    /// More than payloads of entries is damaged: nothing here can be trusted.
+    #[error(
+        "the database in {path} is damaged: {reason}; remove the data directory of this broker and start it again: \
+         the other replicas fill a new one"
+    )]
+    Damaged {
+        /// The database.
+        path: String,
+        /// What was found, with the file's name if that is known.
+        reason: String,
     },
     /// The data directory belongs to someone else, or was written by a newer version.
     #[error("data directory {path}: {reason}")]
@@ -165,6 +181,11 @@ pub enum StorageError {
         /// Which record.
         what: &'static str,
     },
+}
+
+/// What is said of a payload whose checksum is not the one kept with the entry.
+pub(crate) fn wrong_checksum(found: u32, expected: u32) -> String {
+    format!("its checksum is {found:08x}, not {expected:08x}")
 }
 
 /// What a store is busy with.
@@ -198,7 +219,8 @@ pub trait LogStore: Send + Sync + 'static {
     -> Option<Vec<Entry>>;
 
     /// Entries of `from..to`, from memory or disk, at most `bytes_max` of weight
-    /// but at least one. Ends early at the end of the log or at a purged index.
+    /// but at least one. Ends early at the end of the log, at a purged index, or
+    /// before a damaged entry; an error if the first one is damaged.
     fn read(
         &self,
         group: GroupId,
@@ -229,6 +251,10 @@ pub trait LogStore: Send + Sync + 'static {
         to: &[u8],
         count_max: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StorageError>;
+
+    /// The file that holds the payload of an entry, if that can be found out in
+    /// a bounded time. May block.
+    fn file_of(&self, group: GroupId, index: u64) -> Option<PathBuf>;
 
     /// Bytes that the group's entries take up on disk, approximately.
     fn size_on_disk(&self, group: GroupId) -> u64;

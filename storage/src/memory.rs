@@ -8,6 +8,7 @@
 //! [`Sync::Always`] inside `submit`, with no lock held.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 use crate::log::{
     Checkpoint, Done, Entry, GroupId, GroupState, LogStore, StorageError, StoreActivity, Write,
+    wrong_checksum,
 };
 
 /// When a [`MemoryDisk`] syncs.
@@ -76,6 +78,14 @@ impl View {
             }
             Write::Checkpoint { checkpoint, .. } => {
                 group.checkpoints.insert(checkpoint.index, checkpoint);
+            }
+            Write::Repair(entries) => {
+                for entry in entries {
+                    let held = group.entries.get_mut(&entry.index);
+                    if let Some(held) = held.filter(|held| held.term == entry.term) {
+                        *held = entry;
+                    }
+                }
             }
             Write::Keys(pairs) => {
                 for (key, value) in pairs {
@@ -207,17 +217,20 @@ impl LogStore for MemoryDisk {
         to: u64,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, StorageError> {
-        let entries = self.with(group, |group| read(group, from, to, bytes_max));
-        for entry in &entries {
-            let found = crc32c::crc32c(&entry.payload);
-            if found != entry.checksum {
+        let mut entries = self.with(group, |group| read(group, from, to, bytes_max));
+        let sound = |entry: &Entry| crc32c::crc32c(&entry.payload) == entry.checksum;
+        let first_damaged = entries.iter().position(|entry| !sound(entry));
+        if let Some(place) = first_damaged {
+            if place == 0 {
+                let (entry, found) = (&entries[0], crc32c::crc32c(&entries[0].payload));
                 return Err(StorageError::Corrupt {
                     group,
                     index: entry.index,
-                    expected: entry.checksum,
-                    found,
+                    file: "memory".to_owned(),
+                    reason: wrong_checksum(found, entry.checksum),
                 });
             }
+            entries.truncate(place);
         }
         Ok(entries)
     }
@@ -263,6 +276,10 @@ impl LogStore for MemoryDisk {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect()
         }))
+    }
+
+    fn file_of(&self, _: GroupId, _: u64) -> Option<PathBuf> {
+        None
     }
 
     fn size_on_disk(&self, group: GroupId) -> u64 {

@@ -9,6 +9,8 @@ use rocksdb::{
 };
 
 use crate::keys;
+use crate::log::StorageError;
+use crate::writer::fatal;
 
 /// Sizes of an engine. The defaults keep a broker's memory below 300 MB.
 #[derive(Clone, Debug)]
@@ -21,6 +23,9 @@ pub struct EngineOptions {
     pub write_buffer_bytes: usize,
     /// Bytes of the cache of blocks read from disk (keys, indexes, state).
     pub block_cache_bytes: usize,
+    /// Called when the database turns out to be damaged beyond payloads. What
+    /// else it says can't be trusted then, so by default the process ends.
+    pub on_damage: fn(&StorageError),
 }
 
 impl Default for EngineOptions {
@@ -30,6 +35,7 @@ impl Default for EngineOptions {
             queue_bytes_max: 256 << 20,
             write_buffer_bytes: 64 << 20,
             block_cache_bytes: 16 << 20,
+            on_damage: |error| fatal("reading", error),
         }
     }
 }
@@ -37,7 +43,6 @@ impl Default for EngineOptions {
 /// Options of the whole database.
 pub(crate) fn database(options: &EngineOptions, direct: bool) -> Options {
     let mut db = Options::default();
-    db.create_if_missing(true);
     db.create_missing_column_families(true);
     db.set_paranoid_checks(true);
     // One sync covers what all groups wrote; our writer decides when.

@@ -1,26 +1,35 @@
 //! Reading what the database holds: entries by iterator, and the loading of a group.
 
-use bytes::Bytes;
-use rocksdb::{ColumnFamily, DB, DBRawIterator, ReadOptions};
+use std::path::Path;
 
+use bytes::Bytes;
+use rocksdb::{ColumnFamily, DB, DBRawIterator, ErrorKind, ReadOptions};
+
+use crate::damage::{Found, is_of_a_table};
 use crate::keys::{self, EntryKey, Kind};
-use crate::log::{Entry, GroupId, GroupState, StorageError};
+use crate::log::{Entry, GroupId, GroupState, StorageError, wrong_checksum};
 
 /// Cold reads are sequential: fetch ahead by this much.
 const READ_AHEAD_BYTES: usize = 1 << 20;
 
 /// A view of the database for reads. Cheap to make.
 pub(crate) struct Reader<'a> {
-    db: &'a DB,
-    log: &'a ColumnFamily,
+    pub(crate) db: &'a DB,
+    pub(crate) log: &'a ColumnFamily,
     state: &'a ColumnFamily,
 }
 
 /// A database error as this crate's.
-pub(crate) fn io_error(doing: &'static str, error: rocksdb::Error) -> StorageError {
-    StorageError::Io {
-        doing,
-        source: std::io::Error::other(error.into_string()),
+pub(crate) fn io_error(path: &Path, doing: &'static str, error: rocksdb::Error) -> StorageError {
+    match error.kind() {
+        ErrorKind::Corruption => StorageError::Damaged {
+            path: path.display().to_string(),
+            reason: format!("{doing}: {error}"),
+        },
+        _ => StorageError::Io {
+            doing,
+            source: std::io::Error::other(error.into_string()),
+        },
     }
 }
 
@@ -33,7 +42,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn iterate(
+    pub(crate) fn iterate(
         &self,
         cf: &ColumnFamily,
         from: &[u8],
@@ -50,9 +59,14 @@ impl<'a> Reader<'a> {
         self.db.raw_iterator_cf_opt(cf, options)
     }
 
+    fn failed(&self, doing: &'static str, error: rocksdb::Error) -> StorageError {
+        io_error(self.db.path(), doing, error)
+    }
+
     /// Adds entries of `from..to` to `out` until it weighs `bytes_max`, but at
-    /// least one if `out` is empty. Stops before the first index that is missing.
-    /// Says whether the bound was reached.
+    /// least one if `out` is empty. Stops before the first index that is missing,
+    /// and before a damaged entry, which is an error only if `out` is empty.
+    /// Says whether it is to be left at that.
     pub(crate) fn entries(
         &self,
         group: GroupId,
@@ -77,12 +91,11 @@ impl<'a> Reader<'a> {
             }
             let found = crc32c::crc32c(value);
             if found != head.checksum {
-                return Err(StorageError::Corrupt {
-                    group,
-                    index: head.index,
-                    expected: head.checksum,
-                    found,
-                });
+                if !out.is_empty() {
+                    return Ok(true);
+                }
+                let reason = wrong_checksum(found, head.checksum);
+                return Err(self.damaged(group, head.index, reason));
             }
             *bytes += weight;
             out.push(Entry {
@@ -96,10 +109,12 @@ impl<'a> Reader<'a> {
             next += 1;
             iterator.next();
         }
-        iterator
-            .status()
-            .map_err(|error| io_error("reading entries", error))?;
-        Ok(false)
+        // An iterator ends at a payload that it can't read.
+        match iterator.status() {
+            Ok(()) => Ok(false),
+            Err(_) if !out.is_empty() => Ok(true),
+            Err(error) => Err(self.damaged(group, next, error.into_string())),
+        }
     }
 
     /// Where the payload of an entry starts and ends in the log's bytes.
@@ -108,21 +123,13 @@ impl<'a> Reader<'a> {
         group: GroupId,
         index: u64,
     ) -> Result<Option<(u64, u64)>, StorageError> {
-        let lower = keys::entry_bound(group, index);
-        let upper = keys::entry_bound(group, index + 1);
-        let mut iterator = self.iterate(self.log, &lower, &upper, 0);
-        iterator.seek_to_first();
-        let Some((key, value)) = iterator.item() else {
-            iterator
-                .status()
-                .map_err(|error| io_error("reading an entry", error))?;
-            return Ok(None);
-        };
-        let head = entry_key(group, key)?;
-        Ok(Some((
-            head.end.saturating_sub(value.len() as u64),
-            head.end,
-        )))
+        match self.look(group, index) {
+            Found::Nothing => Ok(None),
+            Found::Sound { head, bytes } => Ok(Some((head.end.saturating_sub(bytes), head.end))),
+            Found::Wrong { reason, .. } | Found::Unreadable { reason } => {
+                Err(self.damaged(group, index, reason))
+            }
+        }
     }
 
     /// Loads a group: its state, and the log's bytes up to its end.
@@ -156,23 +163,29 @@ impl<'a> Reader<'a> {
         }
         iterator
             .status()
-            .map_err(|error| io_error("reading a group's state", error))?;
+            .map_err(|error| self.failed("reading a group's state", error))?;
 
         let lower = keys::entry_bound(group, state.first_index());
         let mut iterator = self.iterate(self.log, &lower, &keys::entries_end(group), 0);
         iterator.seek_to_last();
         let mut end = 0;
-        state.last = match iterator.key() {
-            Some(key) => {
+        state.last = match (iterator.key(), iterator.status()) {
+            (Some(key), _) => {
                 let head = entry_key(group, key)?;
                 end = head.end;
                 Some((head.index, head.term))
             }
-            None => state.purged,
+            (None, Ok(())) => state.purged,
+            (None, Err(error)) => {
+                let reason = error.into_string();
+                if is_of_a_table(&reason) {
+                    return Err(self.damaged(group, 0, reason));
+                }
+                let last = self.last_unreadable(group, &state)?;
+                end = self.end_about(group, last.0, state.first_index());
+                Some(last)
+            }
         };
-        iterator
-            .status()
-            .map_err(|error| io_error("reading the last entry", error))?;
         let newest = state.term_starts.last().map(|start| start.term);
         let expected = (state.last != state.purged)
             .then_some(state.last)
@@ -199,7 +212,7 @@ impl<'a> Reader<'a> {
         }
         iterator
             .status()
-            .map_err(|error| io_error("listing groups", error))?;
+            .map_err(|error| self.failed("listing groups", error))?;
         Ok(groups)
     }
 
@@ -208,7 +221,7 @@ impl<'a> Reader<'a> {
         let value = self
             .db
             .get_pinned_cf(self.state, key)
-            .map_err(|error| io_error("reading a state record", error))?;
+            .map_err(|error| self.failed("reading a state record", error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -230,7 +243,7 @@ impl<'a> Reader<'a> {
             .map(own_pair);
         iterator
             .status()
-            .map_err(|error| io_error("reading a key", error))?;
+            .map_err(|error| self.failed("reading a key", error))?;
         Ok(found)
     }
 
@@ -257,7 +270,7 @@ impl<'a> Reader<'a> {
         }
         iterator
             .status()
-            .map_err(|error| io_error("scanning keys", error))?;
+            .map_err(|error| self.failed("scanning keys", error))?;
         Ok(pairs)
     }
 }

@@ -94,6 +94,7 @@ impl Shared {
         let effects = inner.state.apply(group.id, &write);
         inner.submission += 1;
         let mut end = inner.end;
+        let mut repairs = Vec::new();
         match &write {
             Write::Append(entries) => {
                 for entry in entries {
@@ -104,8 +105,14 @@ impl Shared {
             Write::Truncate { .. } => {
                 if let Some((next, _)) = effects.entries_gone {
                     inner.cuts += 1;
-                    if next > inner.state.first_index() {
-                        inner.end = self.position(group.id, inner, next - 1)?.1;
+                    let first = inner.state.first_index();
+                    if next > first {
+                        inner.end = match self.position(group.id, inner, next - 1) {
+                            Err(StorageError::Corrupt { .. }) => {
+                                Reader::new(&self.db).end_about(group.id, next - 1, first)
+                            }
+                            position => position?.1,
+                        };
                     } else {
                         inner.start = Some(inner.end);
                     }
@@ -118,6 +125,12 @@ impl Shared {
                 inner.tail.cut_to(*index);
                 let empty = inner.state.last == inner.state.purged;
                 inner.start = empty.then_some(inner.end);
+            }
+            Write::Repair(entries) => {
+                // What is in memory may not be on disk yet.
+                let cached = inner.tail.first_index().unwrap_or(u64::MAX);
+                let stored = entries.partition_point(|entry| entry.index < cached);
+                repairs = Reader::new(&self.db).repairs(group.id, &inner.state, &entries[..stored]);
             }
             Write::Drop => {
                 inner.cuts += 1;
@@ -132,6 +145,7 @@ impl Shared {
             group: group.clone(),
             write,
             effects,
+            repairs,
             end,
             submission: inner.submission,
         })
@@ -220,7 +234,7 @@ impl Shared {
 /// What a write is counted with while it is queued.
 fn weight(write: &Write) -> usize {
     64 + match write {
-        Write::Append(entries) => entries.iter().map(Entry::weight).sum(),
+        Write::Append(entries) | Write::Repair(entries) => entries.iter().map(Entry::weight).sum(),
         Write::Vote(vote) => vote.len(),
         Write::Checkpoint { checkpoint, .. } => checkpoint.bytes.len(),
         Write::Keys(pairs) => pairs

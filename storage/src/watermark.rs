@@ -33,10 +33,14 @@ fn decode(record: &[u8; RECORD_BYTES]) -> Option<u64> {
     (encode(sequence) == *record).then_some(sequence)
 }
 
-fn read_slot(file: &File, slot: u64) -> io::Result<Option<u64>> {
+fn read_record(file: &File, slot: u64) -> io::Result<[u8; RECORD_BYTES]> {
     let mut record = [0; RECORD_BYTES];
     file.read_exact_at(&mut record, slot * SLOT_BYTES)?;
-    Ok(decode(&record))
+    Ok(record)
+}
+
+fn read_slot(file: &File, slot: u64) -> io::Result<Option<u64>> {
+    Ok(decode(&read_record(file, slot)?))
 }
 
 /// Writes the watermark; durable when this returns.
@@ -66,14 +70,24 @@ fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The watermark, if one was ever written.
+/// The watermark, if one was ever written. Damage to both slots is an error; a
+/// first write that was torn is none.
 pub(crate) fn read(path: &Path) -> io::Result<Option<u64>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(read_slot(&file, 0)?.max(read_slot(&file, 1)?))
+    let records = [read_record(&file, 0)?, read_record(&file, 1)?];
+    match records.iter().filter_map(decode).max() {
+        Some(newest) => Ok(Some(newest)),
+        // As it is made; a torn first write leaves it half so.
+        None if records.iter().any(|record| *record == [0; RECORD_BYTES]) => Ok(None),
+        None => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "both copies are damaged",
+        )),
+    }
 }
 
 #[cfg(test)]

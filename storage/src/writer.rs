@@ -14,12 +14,14 @@ use std::time::Instant;
 
 use rocksdb::{DB, WriteBatch, WriteOptions};
 
+use crate::damage::Repair;
 use crate::durations::DurationHistogram;
 use crate::group_log::GroupLog;
 use crate::head::Effects;
 use crate::housekeeper::Housekeeper;
 use crate::keys::{self, EntryKey, Kind};
 use crate::log::{Done, GroupId, StoreActivity, Write};
+use crate::reader::io_error;
 use crate::tail_cache::Evictor;
 
 /// A write batch takes at most this much before it goes to the WAL.
@@ -30,6 +32,8 @@ pub(crate) struct Change {
     pub(crate) group: Arc<GroupLog>,
     pub(crate) write: Write,
     pub(crate) effects: Effects,
+    /// Of a repair: what is written again.
+    pub(crate) repairs: Vec<Repair>,
     /// Payload bytes of the log before this write; for a purge or a drop, about what it frees.
     pub(crate) end: u64,
     pub(crate) submission: u64,
@@ -208,10 +212,9 @@ impl Writer {
             bytes += item.bytes;
             count += 1;
             if let Some(Change { write, .. }) = &item.change {
-                records += if let Write::Append(entries) = write {
-                    entries.len()
-                } else {
-                    4
+                records += match write {
+                    Write::Append(entries) | Write::Repair(entries) => entries.len(),
+                    _ => 4,
                 };
             }
         }
@@ -226,7 +229,10 @@ impl Writer {
         if !batch.is_empty()
             && let Err(error) = db.write_opt(batch, options)
         {
-            fatal("writing to the log", &error);
+            fatal(
+                "writing to the log",
+                &io_error(db.path(), "writing to the log", error),
+            );
         }
         {
             *self.written.lock().expect(POISONED) += count as u64;
@@ -327,6 +333,17 @@ impl<'a> Families<'a> {
                     end += entry.payload.len() as u64;
                     let key = EntryKey::of(group, entry, end).encode();
                     batch.put_cf(self.log, key, &entry.payload);
+                }
+            }
+            Write::Repair(_) => {
+                for repair in &change.repairs {
+                    let index = repair.key.index;
+                    if repair.replaces {
+                        let from = keys::entry_bound(group, index);
+                        let to = keys::entry_bound(group, index + 1);
+                        batch.delete_range_cf(self.log, from, to);
+                    }
+                    batch.put_cf(self.log, repair.key.encode(), &repair.payload);
                 }
             }
             Write::Truncate { .. } => {}

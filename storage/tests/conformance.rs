@@ -309,8 +309,26 @@ claims! {
         damaged.checksum ^= 1;
         append(bench.store(), G, &[entry(0, 1, 900), damaged]);
         bench.reopen();
-        let error = bench.store().read(G, 0, 5, ALL).unwrap_err();
+        assert_eq!(bench.store().read(G, 0, 5, ALL).unwrap(), [entry(0, 1, 900)]);
+        let error = bench.store().read(G, 1, 5, ALL).unwrap_err();
         assert!(matches!(error, drave_storage::StorageError::Corrupt { index: 1, .. }), "{error}");
-        assert_eq!(bench.store().read(G, 0, 1, ALL).unwrap(), [entry(0, 1, 900)]);
+    };
+
+    a_repair_writes_again_only_what_is_held_in_its_term: |bench| {
+        append(bench.store(), G, &entries(0..6, 1, 900));
+        bench.store().submit(G, Write::Purge { index: 1, term: 1 }, None);
+        bench.store().submit(G, Write::Truncate { last: Some(4) }, None);
+        bench.reopen();
+        let (done, receiver) = done();
+        let mut offered = entries(0..8, 1, 900);
+        offered[3] = entry(3, 2, 900);
+        bench.store().submit(G, Write::Repair(offered), done);
+        receiver.recv().unwrap().unwrap();
+        for _ in 0..2 {
+            assert_eq!(bench.store().read(G, 2, 20, ALL).unwrap(), entries(2..5, 1, 900));
+            assert_eq!(bench.store().read(G, 0, 20, ALL).unwrap(), []);
+            assert_eq!(bench.store().open_group(G).unwrap().last, Some((4, 1)));
+            bench.reopen();
+        }
     };
 }

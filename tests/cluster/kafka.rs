@@ -51,6 +51,7 @@ pub mod code {
     pub const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
     pub const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
     pub const MEMBER_ID_REQUIRED: i16 = 79;
+    pub const KAFKA_STORAGE_ERROR: i16 = 56;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
     pub const OFFSET_NOT_AVAILABLE: i16 = 78;
     pub const INVALID_PRODUCER_EPOCH: i16 = 47;

@@ -13,6 +13,7 @@
 )]
 
 pub mod batch;
+pub mod damage;
 pub mod groups;
 pub mod kafka;
 pub mod ledger;

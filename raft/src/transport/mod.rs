@@ -260,6 +260,11 @@ impl Transport {
         }
     }
 
+    /// This node.
+    pub fn local(&self) -> ReplicaId {
+        self.shared.config.local
+    }
+
     /// Every known broker, this one included.
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.shared.current_statuses()

@@ -19,6 +19,7 @@ pub(crate) fn small() -> EngineOptions {
         queue_bytes_max: 64 << 10,
         write_buffer_bytes: 256 << 10,
         block_cache_bytes: 1 << 20,
+        on_damage: |_| {},
     }
 }
 
