@@ -86,6 +86,9 @@ settings! {
     "peers" peers: Peers = Peers(Vec::new());
     /// Data directory; an empty one is formatted at the first start.
     "data" data: PathBuf = PathBuf::from("drave-data");
+    /// Bytes kept free on the disk of the data directory: below, producers are refused with an error that they retry;
+    /// default: 1 GiB, or a twentieth of the disk if that is less.
+    "disk.reserve.bytes" disk_reserve_bytes: Option<u64> = None;
     /// Rack of this broker; replicas of a partition are spread over racks.
     "rack" rack: Option<String> = None;
     /// Whether a topic is created when a client first uses it.

@@ -11,6 +11,7 @@ pub mod config;
 #[cfg(test)]
 #[path = "../tests/corpus/mod.rs"]
 mod corpus;
+pub mod disk;
 pub mod groups;
 pub mod handlers;
 pub mod http;

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::groups::{Groups, GroupsConfig};
 use crate::handlers::dispatch::Handlers;
 use crate::http::{self, Health};
@@ -86,6 +87,13 @@ async fn start(config: Arc<Config>) -> anyhow::Result<Running> {
     let advertised = config.advertised(clients.local_addr()?);
 
     let (directory, store) = open_store(config.clone()).await?;
+    let disk = Disk::new(directory.path(), config.node_id, config.disk_reserve_bytes)
+        .with_context(|| {
+            format!(
+                "can't tell how full the disk of {} is",
+                config.data.display()
+            )
+        })?;
     let raft = RaftNode::start(
         NodeConfig {
             replica: ReplicaId {
@@ -115,6 +123,7 @@ async fn start(config: Arc<Config>) -> anyhow::Result<Running> {
         raft.clone(),
         store.clone(),
         metadata.clone(),
+        disk.clone(),
     );
     let broker = Arc::new(Broker {
         config,
@@ -136,6 +145,7 @@ async fn start(config: Arc<Config>) -> anyhow::Result<Running> {
     let following = vec![
         following_groups,
         tokio::spawn(follow_addresses(broker.clone())),
+        disk.watch(broker.raft.clone(), broker.store.clone()),
     ];
     Ok(Running {
         broker,

@@ -92,7 +92,6 @@ impl GroupInner {
         raft: Raft<Types, Driver>,
         founders: Vec<ReplicaId>,
         elections: Arc<Elections>,
-        store: SharedStore,
         repairs: Arc<Repairs>,
         progress: Arc<Progress>,
     ) -> Self {
@@ -105,7 +104,7 @@ impl GroupInner {
             elections,
             suspect: AtomicBool::new(false),
             transferring: AtomicBool::new(false),
-            store,
+            store: repairs.store(),
             repairs,
             progress,
             leadership: watch::Sender::new(None),

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use drave_storage::GroupId;
 use futures_util::StreamExt;
 use openraft::StoredMembership;
@@ -29,6 +30,8 @@ use crate::wire::{self, Append, AppendReply, kind};
 const FEED_CAPACITY: usize = 64;
 /// Appends of one feed that openraft works on at most.
 const FEED_WINDOW: usize = 48;
+/// Appends with this much payload are records, on the whole, and go when the disk is full.
+const BULKY_BYTES_MIN: usize = 4 << 10;
 /// A feed without work ends after this time.
 const FEED_IDLE: Duration = Duration::from_secs(10);
 
@@ -294,6 +297,9 @@ impl Inbound for Receiver {
             return;
         };
         match message.kind {
+            kind::APPEND if node.disk_full.load(Ordering::Acquire) && is_bulky(&message) => {
+                debug!(%from, group = %group.id, "append refused, the disk is full");
+            }
             kind::APPEND => self.on_append(&group, from, &message, reply),
             kind::VOTE | kind::PRE_VOTE => {
                 tokio::spawn(on_vote(node, group, message, reply));
@@ -316,6 +322,11 @@ impl Inbound for Receiver {
             node.on_peer(event);
         }
     }
+}
+
+/// Whether an append has more in it than what keeps a cluster together.
+fn is_bulky(message: &Message) -> bool {
+    message.payload.iter().map(Bytes::len).sum::<usize>() >= BULKY_BYTES_MIN
 }
 
 fn on_leads(node: &NodeInner, from: ReplicaId, message: &Message) {

@@ -115,6 +115,11 @@ impl Repairs {
         self.state.lock().expect("never left half changed")
     }
 
+    /// The store that it heals.
+    pub(crate) fn store(&self) -> SharedStore {
+        self.store.clone()
+    }
+
     /// A group is being opened.
     pub(crate) fn opening(&self, group: GroupId) -> Life {
         let life = Life(Arc::new(watch::Sender::new(Phase::Opening)));

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -153,6 +154,7 @@ impl RaftNode {
             replica: config.replica,
             leaders: Leaders::default(),
             repairs: Repairs::new(store.clone(), transport.clone()),
+            disk_full: AtomicBool::new(false),
             transport,
             elections: Arc::default(),
             store,
@@ -243,7 +245,6 @@ impl RaftNode {
             raft,
             spec.voters,
             inner.elections.clone(),
-            inner.store.clone(),
             inner.repairs.clone(),
             progress,
         ));
@@ -349,6 +350,12 @@ impl RaftNode {
             tokio::time::sleep(FOREIGN_POLL).await;
         }
         std::future::pending().await
+    }
+
+    /// While the disk is full, entries with much in them are not taken from
+    /// other nodes; they will be sent again.
+    pub fn set_disk_full(&self, full: bool) {
+        self.inner.disk_full.store(full, Ordering::Release);
     }
 
     /// Registers the handler of a service.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use kafka_protocol::messages::{
-    BrokerId, DescribeClusterRequest, DescribeClusterResponse, MetadataRequest, MetadataResponse,
+    BrokerId, DescribeClusterRequest, DescribeClusterResponse, DescribeLogDirsRequest,
+    MetadataRequest, MetadataResponse,
 };
 use serde::Serialize;
 
@@ -72,6 +73,8 @@ pub(super) struct BrokerLine {
     /// Those of them in which its replica is still being rebuilt or knows of no
     /// leader; unknown while the broker is down or has just started.
     pub(super) catching_up: Option<u32>,
+    /// Room on its disk; nothing when it does not say.
+    pub(super) disk_free_bytes: Option<u64>,
 }
 
 impl BrokerLine {
@@ -261,9 +264,32 @@ fn progress(answer: &DescribeClusterResponse) -> Option<ReplicaProgress> {
     ReplicaProgress::decode(field)
 }
 
+/// Asks every live broker for the room on its disk; one that does not answer is left out.
+async fn ask_disks(cluster: &Cluster, brokers: &mut [BrokerLine]) {
+    let request = DescribeLogDirsRequest::default().with_topics(Some(Vec::new()));
+    for broker in brokers.iter_mut().filter(|broker| broker.alive) {
+        let Ok(connection) = cluster.broker(broker.id).await else {
+            continue;
+        };
+        if let Ok(answer) = connection.call(&request, ASK_TIMEOUT).await {
+            let free = answer
+                .results
+                .iter()
+                .map(|directory| directory.usable_bytes);
+            broker.disk_free_bytes = free.min().and_then(|bytes| u64::try_from(bytes).ok());
+        }
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
 pub(super) async fn run(command: ClusterCommand) -> anyhow::Result<()> {
     let ClusterCommand::Status { connect, output } = command;
-    let overview = overview(&connect.cluster()).await?;
+    let cluster = connect.cluster();
+    let mut overview = overview(&cluster).await?;
+    ask_disks(&cluster, &mut overview.brokers).await;
     if output.output == Output::Json {
         return print_json(&overview);
     }
@@ -275,6 +301,11 @@ pub(super) async fn run(command: ClusterCommand) -> anyhow::Result<()> {
         overview.cluster_id
     ))?;
     print_line(&overview.sentence())?;
-    let rows = overview.brokers.iter().map(BrokerLine::row);
-    print_line(&format!("\n{}", table(BrokerLine::HEADER, rows).trim_fmt()))
+    let header = [BrokerLine::HEADER, &["DISK FREE"]].concat();
+    let rows = overview.brokers.iter().map(|broker| {
+        let mut row = broker.row();
+        row.push(broker.disk_free_bytes.map_or("-".to_owned(), gib));
+        row
+    });
+    print_line(&format!("\n{}", table(&header, rows).trim_fmt()))
 }

@@ -107,6 +107,18 @@ impl Value for Option<String> {
     }
 }
 
+impl Value for Option<u64> {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.is_empty() {
+            true => Ok(None),
+            false => u64::parse(text).map(Some),
+        }
+    }
+    fn show(&self) -> String {
+        self.as_ref().map_or_else(String::new, u64::to_string)
+    }
+}
+
 impl Value for Option<HostPort> {
     fn parse(text: &str) -> Result<Self, String> {
         match text.is_empty() {

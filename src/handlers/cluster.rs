@@ -68,7 +68,7 @@ pub async fn describe_cluster(
     response
 }
 
-/// DescribeLogDirs: the one data directory and what each partition takes up in it.
+/// DescribeLogDirs: the one data directory, what each partition takes up in it, and the room on its disk.
 pub async fn describe_log_dirs(
     broker: &Arc<Broker>,
     _connection: &Arc<Connection>,
@@ -131,5 +131,10 @@ pub async fn describe_log_dirs(
             broker.config.data.display().to_string(),
         ))
         .with_topics(topics);
+    let room = broker.partitions.disk.room();
+    let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let directory = directory
+        .with_total_bytes(bytes(room.total))
+        .with_usable_bytes(bytes(room.free));
     DescribeLogDirsResponse::default().with_results(vec![directory])
 }

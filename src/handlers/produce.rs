@@ -188,6 +188,8 @@ fn queue_one(
         return Err(ResponseError::NotEnoughReplicas.into());
     }
     let (batch, log_append_time) = checked(settings, version, asked.records.unwrap_or_default())?;
+    let accepted = partitions.disk.accept(batch.len());
+    accepted.map_err(|reason| Refused::because(ResponseError::KafkaStorageError, reason))?;
     if acks == ACKS_NONE {
         replica.append(batch, None)?;
         return Ok(Queued {

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::{fetch, offsets, produce};
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::metadata::planning::{NewTopic, Wanted};
 use crate::metadata::{Metadata, Settings};
 use crate::partition::Partitions;
@@ -85,7 +86,14 @@ impl Cluster {
             .await
             .expect("metadata");
         let config = Arc::new(Config::default());
-        let partitions = Partitions::start(config, Arc::clone(&raft), store, Arc::clone(&metadata));
+        let disk = Disk::new(&std::env::temp_dir(), 1, Some(0)).expect("a disk");
+        let partitions = Partitions::start(
+            config,
+            Arc::clone(&raft),
+            store,
+            Arc::clone(&metadata),
+            disk,
+        );
         Cluster {
             raft,
             metadata,

@@ -168,6 +168,27 @@ pub const SERIES: &[Series] = &[
         samples: |now| one(Value::Gauge(now.store.unsynced_bytes as i64)),
     },
     Series {
+        name: "disk_free_bytes",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Room on the disk of the data directory, less what the store is going to write.",
+        samples: |now| one(Value::Gauge(now.disk.free as i64)),
+    },
+    Series {
+        name: "disk_reserve_bytes",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Room that is kept free: producers are refused while there is less.",
+        samples: |now| one(Value::Gauge(now.disk_reserve as i64)),
+    },
+    Series {
+        name: "disk_size_bytes",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Size of that disk.",
+        samples: |now| one(Value::Gauge(now.disk.total as i64)),
+    },
+    Series {
         name: "peer_queue_bytes",
         kind: MetricType::Gauge,
         labels: &["broker"],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drave_raft::GroupStatus;
-use drave_storage::StoreActivity;
+use drave_storage::{Room, StoreActivity};
 
 use super::requests::ApiRequests;
 use crate::metadata::image::{METADATA_GROUP, PARTITION_GROUP_MIN};
@@ -26,6 +26,10 @@ pub struct Snapshot {
     pub groups_led: BTreeMap<&'static str, usize>,
     /// What the disk is busy with.
     pub store: StoreActivity,
+    /// The room on its file system.
+    pub disk: Room,
+    /// What is kept free there.
+    pub disk_reserve: u64,
     /// Bytes of requests that are being read or not yet answered.
     pub request_bytes_in_use: usize,
     /// Bytes that wait to be sent to each of the other brokers.
@@ -56,6 +60,8 @@ impl Snapshot {
             requests: broker.requests.counted(),
             groups_led: groups_led(broker),
             store: broker.store.activity(),
+            disk: broker.partitions.disk.room(),
+            disk_reserve: broker.partitions.disk.reserve(),
             request_bytes_in_use: budget.in_use(),
             peers: broker.raft.queued_bytes(),
             ..Snapshot::default()

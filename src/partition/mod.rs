@@ -39,6 +39,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::limits::FETCH_HELD_BYTES_MAX;
 use crate::metadata::Metadata;
 use crate::metadata::image::Image;
@@ -135,6 +136,8 @@ pub struct Partitions {
     metadata: Arc<Metadata>,
     /// What clients have said that they read.
     pub fetch_sessions: FetchSessions,
+    /// The disk that the replicas are on.
+    pub disk: Arc<Disk>,
     /// What all replies with records may hold, in KiB.
     pub fetch_budget: Arc<Semaphore>,
     peers: watch::Receiver<Vec<PeerStatus>>,
@@ -150,9 +153,11 @@ impl Partitions {
         raft: Arc<RaftNode>,
         store: SharedStore,
         metadata: Arc<Metadata>,
+        disk: Arc<Disk>,
     ) -> Arc<Partitions> {
         let partitions = Arc::new(Partitions {
             config,
+            disk,
             peers: raft.watch_peers(),
             fetch_sessions: FetchSessions::default(),
             fetch_budget: Arc::new(Semaphore::new(FETCH_HELD_BYTES_MAX / 1024)),

@@ -20,6 +20,7 @@ use crate::keys::{self, Kind};
 use crate::log::{
     Checkpoint, Done, Entry, GroupId, GroupState, LogStore, StorageError, StoreActivity, Write,
 };
+use crate::manifest;
 use crate::options;
 pub use crate::options::EngineOptions;
 use crate::reader::{Reader, io_error};
@@ -65,6 +66,12 @@ impl Engine {
             tracing::warn!(path = %path.display(), "no direct i/o here, flushes go through the page cache");
         }
         let database = path.join("rocksdb");
+        if let Some(known) = watermark {
+            manifest::check(&database, known.manifest).map_err(|reason| StorageError::Damaged {
+                path: database.display().to_string(),
+                reason,
+            })?;
+        }
         let mut db_options = options::database(&engine_options, direct);
         // Whoever has synced something has a database: another one would hide its loss.
         db_options.create_if_missing(watermark.is_none());
@@ -83,28 +90,31 @@ impl Engine {
             FormatError::Database(error) => error,
         })?;
         let recovered = db.latest_sequence_number();
-        if let Some(synced) = watermark
-            && recovered < synced
-        {
+        let synced = watermark.map_or(0, |known| known.sequence);
+        if recovered < synced {
             return Err(refused(format!(
                 "synced data was lost: recovery ended at {recovered}, but {synced} had been synced; \
                  the disk can't be trusted; {WAY_OUT}"
             )));
         }
-        Engine::start(db, watermark_path, &engine_options)
-            .map_err(io("starting the storage threads"))
+        let housekeeper = Housekeeper::new(watermark_path);
+        // The manifest is another one with every start.
+        housekeeper
+            .mark(&db, synced)
+            .map_err(io("writing the watermark"))?;
+        Engine::start(db, housekeeper, &engine_options).map_err(io("starting the storage threads"))
     }
 
     fn start(
         db: DB,
-        watermark: std::path::PathBuf,
+        housekeeper: Housekeeper,
         engine_options: &EngineOptions,
     ) -> io::Result<Arc<Engine>> {
         let shared = Arc::new(Shared {
             db,
             groups: RwLock::default(),
             writer: Writer::new(engine_options.queue_bytes_max),
-            housekeeper: Housekeeper::new(watermark),
+            housekeeper,
         });
         let evictor = Evictor::new(engine_options.tail_cache_bytes);
         let spawn = |name: &str, body: Box<dyn FnOnce(Arc<Shared>) + Send>| {
@@ -359,7 +369,10 @@ impl LogStore for Engine {
     }
 
     fn activity(&self) -> StoreActivity {
-        self.shared.writer.activity()
+        StoreActivity {
+            unflushed_bytes: Reader::new(&self.shared.db).unflushed_bytes(),
+            ..self.shared.writer.activity()
+        }
     }
 
     fn flush(&self) -> Result<(), StorageError> {

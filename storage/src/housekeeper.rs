@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 use rocksdb::DB;
 
 use crate::log::GroupId;
+use crate::manifest::{self, Manifest};
 use crate::space::{self, Dropped, Purged};
-use crate::watermark;
+use crate::watermark::{self, Watermark};
 use crate::writer::{AbortOnPanic, fatal};
 
 const GATHER: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub(crate) struct Housekeeper {
     due: Mutex<Due>,
     wake: Condvar,
     watermark: PathBuf,
+    /// The manifest as last looked at.
+    manifest: Mutex<Manifest>,
 }
 
 impl Housekeeper {
@@ -52,7 +55,24 @@ impl Housekeeper {
             due: Mutex::default(),
             wake: Condvar::new(),
             watermark,
+            manifest: Mutex::default(),
         }
+    }
+
+    /// Writes down what is known to be on disk.
+    pub(crate) fn mark(&self, db: &DB, sequence: u64) -> io::Result<()> {
+        let mut manifest = self.manifest.lock().expect(POISONED);
+        match manifest::follow(db.path(), *manifest) {
+            Ok(now) => *manifest = now,
+            // Another one takes its place at this moment: it counts the next time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let mark = Watermark {
+            sequence,
+            manifest: *manifest,
+        };
+        watermark::write(&self.watermark, mark)
     }
 
     /// Everything up to `sequence` is synced.
@@ -93,7 +113,7 @@ impl Housekeeper {
         loop {
             let due = self.gather();
             if let Some(sequence) = due.synced
-                && let Err(error) = watermark::write(&self.watermark, sequence)
+                && let Err(error) = self.mark(db, sequence)
             {
                 // All that is lost at a close is the sharpness of the check.
                 if due.closing {

@@ -18,8 +18,10 @@ mod group_log;
 mod head;
 mod housekeeper;
 mod keys;
+mod manifest;
 mod options;
 mod reader;
+mod room;
 mod shared;
 mod space;
 mod tail_cache;
@@ -34,3 +36,4 @@ pub use log::{
     StoreActivity, TermStart, Write,
 };
 pub use memory::MemoryDisk;
+pub use room::Room;

@@ -197,6 +197,8 @@ pub struct StoreActivity {
     pub queued_bytes: usize,
     /// Bytes that are written and wait for a sync.
     pub unsynced_bytes: usize,
+    /// Bytes in memory that will be written once more, to files of their own.
+    pub unflushed_bytes: u64,
 }
 
 /// A disk for many logs.

@@ -57,6 +57,8 @@ pub(crate) fn database(options: &EngineOptions, direct: bool) -> Options {
     // Flushes through the page cache cost twice the CPU; recent data is read
     // from our own cache anyway.
     db.set_use_direct_io_for_flush_and_compaction(direct);
+    // The manifest is read at every start, twice.
+    db.set_max_manifest_file_size(64 << 20);
     db.set_max_open_files(-1);
     db.set_advise_random_on_open(false);
     db.set_skip_stats_update_on_db_open(true);

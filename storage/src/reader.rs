@@ -197,6 +197,15 @@ impl<'a> Reader<'a> {
         Ok((state, end))
     }
 
+    /// Bytes of what is in memory and in the write-ahead log only.
+    pub(crate) fn unflushed_bytes(&self) -> u64 {
+        let of = |family| {
+            let found = (self.db).property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables");
+            found.ok().flatten().unwrap_or(0)
+        };
+        of(self.log) + of(self.state)
+    }
+
     /// Every group with a state record; a group with entries has one.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, StorageError> {
         let mut iterator = self.db.raw_iterator_cf(self.state);

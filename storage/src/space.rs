@@ -12,6 +12,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, Error};
 
 use crate::keys;
 use crate::log::GroupId;
+use crate::room::Room;
 
 /// Drops wait until together they free this much.
 const DUE_BYTES_MIN: u64 = 1 << 20;
@@ -109,7 +110,10 @@ pub(crate) fn free(db: &DB, dropped: &Dropped) -> Result<(), Error> {
     };
     let all = size("rocksdb.live-blob-file-size")?;
     let garbage = size("rocksdb.live-blob-file-garbage-size")?;
-    let moved = garbage >= GARBAGE_BYTES_MIN && garbage >= all / GARBAGE_SHARE_MIN;
+    // What moves is there twice for a time.
+    let room = Room::at(db.path()).is_ok_and(|room| room.free / 2 > all.saturating_sub(garbage));
+    let worth = garbage >= GARBAGE_BYTES_MIN && garbage >= all / GARBAGE_SHARE_MIN;
+    let moved = worth && room;
     if moved {
         let collect = |on: &str| {
             let age = ("blob_garbage_collection_age_cutoff", "1.0");

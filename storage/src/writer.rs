@@ -149,6 +149,7 @@ impl Writer {
             syncs: self.syncs.counts(),
             queued_bytes: self.queue.lock().expect(POISONED).bytes,
             unsynced_bytes: self.unsynced.lock().expect(POISONED).bytes,
+            ..StoreActivity::default()
         }
     }
 
