@@ -79,8 +79,9 @@ impl Disk {
         let before = self.accepted.load(Ordering::Acquire);
         let measured = tokio::task::spawn_blocking(move || {
             let room = Room::at(&disk.path)?;
-            let unflushed = store.activity().unflushed_bytes;
-            io::Result::Ok((room.total, room.free.saturating_sub(unflushed)))
+            let store = store.activity();
+            let coming = store.unflushed_bytes + store.queued_bytes as u64 * WRITTEN_TIMES;
+            io::Result::Ok((room.total, room.free.saturating_sub(coming)))
         });
         match measured.await {
             Ok(Ok((total, free))) => {
@@ -94,7 +95,7 @@ impl Disk {
             Err(_) => return,
         }
         let (free, reserve) = (self.room().free, self.reserve);
-        raft.set_disk_full(free < reserve / FLOOR_SHARE);
+        raft.set_room(free.saturating_sub(reserve / FLOOR_SHARE) / WRITTEN_TIMES);
         let refusing = free < reserve;
         if self.refusing.swap(refusing, Ordering::AcqRel) != refusing {
             match refusing {

@@ -34,10 +34,12 @@ fn check(kafka: &Kafka) {
     }
 }
 
-/// A kind of file, and its newest one: the first of equal names.
+/// What a file is for.
 fn kind_of(path: &Path) -> String {
     let name = path.file_name().expect("a name").to_string_lossy();
     match path.extension() {
+        Some(_) if name.starts_with("LOG") => "LOG".to_owned(),
+        Some(_) if name.starts_with("LOG") => "LOG".to_owned(),
         Some(kind) => format!(".{}", kind.to_string_lossy()),
         None => name.split('-').next().expect("a name").to_owned(),
     }
@@ -175,4 +177,11 @@ fn a_broker_with_a_damaged_file_heals_or_says_what_to_do() {
             .then_some(())
     });
     check(&kafka);
+    for partition in 0..PARTITIONS {
+        let produced = kafka.produce(TOPIC, partition, Batch::of(&[("k", "v")]).encode());
+        assert_eq!(
+            (produced.error_code, produced.base_offset),
+            (code::NONE, RECORDS)
+        );
+    }
 }

@@ -34,6 +34,14 @@ pub(crate) async fn hand_over(node: Arc<NodeInner>, group: Arc<GroupInner>, to: 
         return;
     }
     let term = group.leading_term();
+    // A replica that has written nothing since its process began does not know how far its log is on disk, and would
+    // refuse to lead, again and again: it is given something to write.
+    if !matches!(
+        tokio::time::timeout(ATTEMPT, group.write_blank()).await,
+        Ok(true)
+    ) {
+        debug!(group = %group.id, "no entry could be written before handing over");
+    }
     let mut next = Some(to);
     while term.is_some() && group.leading_term() == term {
         let Some(to) = next.take().or_else(|| successor(&node, &group)) else {

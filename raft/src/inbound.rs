@@ -31,7 +31,7 @@ const FEED_CAPACITY: usize = 64;
 /// Appends of one feed that openraft works on at most.
 const FEED_WINDOW: usize = 48;
 /// Appends with this much payload are records, on the whole, and go when the disk is full.
-const BULKY_BYTES_MIN: usize = 4 << 10;
+const BULKY_BYTES_MIN: u64 = 4 << 10;
 /// A feed without work ends after this time.
 const FEED_IDLE: Duration = Duration::from_secs(10);
 
@@ -297,7 +297,7 @@ impl Inbound for Receiver {
             return;
         };
         match message.kind {
-            kind::APPEND if node.disk_full.load(Ordering::Acquire) && is_bulky(&message) => {
+            kind::APPEND if !has_room(&node, &message) => {
                 debug!(%from, group = %group.id, "append refused, the disk is full");
             }
             kind::APPEND => self.on_append(&group, from, &message, reply),
@@ -324,9 +324,15 @@ impl Inbound for Receiver {
     }
 }
 
-/// Whether an append has more in it than what keeps a cluster together.
-fn is_bulky(message: &Message) -> bool {
-    message.payload.iter().map(Bytes::len).sum::<usize>() >= BULKY_BYTES_MIN
+/// Whether there is room for what an append brings, which is taken then. What
+/// keeps a cluster together is small, and always has room.
+fn has_room(node: &NodeInner, message: &Message) -> bool {
+    let bytes = message.payload.iter().map(Bytes::len).sum::<usize>() as u64;
+    let less = |room: u64| room.checked_sub(bytes);
+    let taken = node
+        .room
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    bytes < BULKY_BYTES_MIN || taken.is_ok()
 }
 
 fn on_leads(node: &NodeInner, from: ReplicaId, message: &Message) {

@@ -2,7 +2,7 @@
 //! moves when that changes. [`crate::RaftNode`] is the handle to it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ pub(crate) struct NodeInner {
     pub(crate) elections: Arc<Elections>,
     pub(crate) store: SharedStore,
     pub(crate) repairs: Arc<Repairs>,
-    /// There is hardly any room: entries with much in them are not taken.
-    pub(crate) disk_full: AtomicBool,
+    /// Bytes of records that may still be taken from other nodes, until it is set again.
+    pub(crate) room: AtomicU64,
     pub(crate) groups: RwLock<HashMap<GroupId, Arc<GroupInner>>>,
     /// Serialises opening and closing of one group; groups share 64 of them.
     pub(crate) opening: Vec<tokio::sync::Mutex<()>>,

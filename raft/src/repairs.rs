@@ -183,6 +183,7 @@ impl Repairs {
             repairs: self.clone(),
             group: *group,
             first: *index,
+            file: file.clone(),
             reason: reason.clone(),
             stuck: stuck.clone(),
         };
@@ -262,6 +263,7 @@ struct Task {
     repairs: Arc<Repairs>,
     group: GroupId,
     first: u64,
+    file: String,
     reason: String,
     stuck: Arc<AtomicBool>,
 }
@@ -276,7 +278,7 @@ impl Task {
         error!(
             %group,
             index = first,
-            file = ?file,
+            file = file.map_or_else(|| self.file.clone(), |file| file.display().to_string()),
             reason = self.reason,
             "a damaged entry: the group is not served from this disk until it is healed from another replica"
         );

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -154,7 +154,7 @@ impl RaftNode {
             replica: config.replica,
             leaders: Leaders::default(),
             repairs: Repairs::new(store.clone(), transport.clone()),
-            disk_full: AtomicBool::new(false),
+            room: AtomicU64::new(u64::MAX),
             transport,
             elections: Arc::default(),
             store,
@@ -352,10 +352,11 @@ impl RaftNode {
         std::future::pending().await
     }
 
-    /// While the disk is full, entries with much in them are not taken from
-    /// other nodes; they will be sent again.
-    pub fn set_disk_full(&self, full: bool) {
-        self.inner.disk_full.store(full, Ordering::Release);
+    /// Says how many bytes of records the disk has room for. Appends of other
+    /// nodes that go beyond are not taken, and will be sent again; what is small
+    /// goes on.
+    pub fn set_room(&self, bytes: u64) {
+        self.inner.room.store(bytes, Ordering::Release);
     }
 
     /// Registers the handler of a service.
