@@ -90,7 +90,7 @@ fn fill(kafka: &Kafka, topic: &str, partition: i32, batches: i64) -> (i64, Optio
 
 fn check(kafka: &Kafka, topic: &str, partition: i32, end: i64) {
     let (records, errors) = read_patiently(kafka, topic, partition, end);
-    assert_eq!(errors, []);
+    assert!(errors.is_empty(), "{errors:?}");
     for (record, offset) in records.iter().zip(0..) {
         assert!(record.value == value(offset).as_bytes(), "offset {offset}");
     }
