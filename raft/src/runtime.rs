@@ -213,9 +213,11 @@ impl RaftNode {
             let driver = Driver::open(id, store, machine, policy, purge_due, &state)?;
             Ok::<_, String>((log, driver, state.last.is_none()))
         });
-        let (log, driver, is_empty) = opened
-            .await?
-            .map_err(|reason| anyhow!("{id} can't be opened: {reason}"))?;
+        let opened = match opened.await {
+            Ok(opened) => opened.map_err(|reason| anyhow!("{id} can't be opened: {reason}")),
+            Err(error) => Err(error.into()),
+        };
+        let (log, driver, is_empty) = opened.inspect_err(|_| inner.repairs.close(id))?;
         let progress = driver.progress();
         let network = Network {
             group: id,

@@ -464,3 +464,47 @@ async fn nodes_know_the_leaders_of_groups_that_they_do_not_hold() {
         sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// It has had nothing to write since it was started, and so does not know by itself how far its log is on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_restarted_at_rest_takes_over_from_a_leader_that_stops() {
+    let mut cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        cluster.open(at, 7, None).await;
+    }
+    cluster.write(7, "one").await;
+    for at in 0..3 {
+        cluster.expect(at, &["one".into()]).await;
+    }
+    let first = cluster.nodes[0].as_ref().unwrap();
+    let known = first.raft.leadership(GroupId(7)).unwrap();
+    let leader = known.leader.broker as usize - 1;
+    let (heir, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.stop_node(heir).await;
+    cluster.restart_node(heir).await;
+    let heirs = cluster.open(heir, 7, None).await;
+    let deadline = Instant::now() + LONG;
+    while heirs.status().leadership != Some(known) {
+        assert!(
+            Instant::now() < deadline,
+            "the restarted node knows no leader"
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
+    cluster.stop_node(other).await;
+    cluster.nodes[leader]
+        .as_ref()
+        .unwrap()
+        .raft
+        .hand_over()
+        .await;
+    while heirs.ready_term().is_none() {
+        assert!(
+            Instant::now() < deadline,
+            "the restarted node does not lead"
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
+    cluster.write(7, "two").await;
+    cluster.expect(heir, &["one".into(), "two".into()]).await;
+}

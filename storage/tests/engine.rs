@@ -65,13 +65,26 @@ fn a_recovery_that_lost_synced_data_is_refused() {
     let engine = open(directory.path());
     append(&*engine, G, &entries(10..20, 1, 100));
     drop(engine);
+    let refusal = |path: &Path| {
+        let error = Engine::open(path, small()).map(|_| ()).unwrap_err();
+        error.to_string()
+    };
     // The database is back at an older state, the watermark is not.
     std::fs::copy(directory.path().join("synced"), old.path().join("synced")).unwrap();
-    let error = Engine::open(old.path(), small()).map(|_| ()).unwrap_err();
-    assert!(
-        error.to_string().contains("synced data was lost"),
-        "{error}"
-    );
+    let text = refusal(old.path());
+    assert!(text.contains("CURRENT names manifest"), "{text}");
+    // The database is the same, the end of its log is not.
+    let cut = tempfile::tempdir().unwrap();
+    copy_directory(directory.path(), cut.path());
+    for file in std::fs::read_dir(cut.path().join("rocksdb")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "log") {
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        }
+    }
+    let text = refusal(cut.path());
+    assert!(text.contains("synced data was lost"), "{text}");
     // And nothing is lost where both are current.
     let engine = open(directory.path());
     assert_eq!(engine.open_group(G).unwrap().last, Some((19, 1)));
