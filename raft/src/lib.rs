@@ -4,6 +4,7 @@
 //! nodes, and nothing of Kafka. Start reading at [`runtime::RaftNode`], which
 //! owns everything that runs, then [`group::Group`], one replica of one log.
 
+mod blocking;
 mod checkpoints;
 mod config;
 mod elections;

@@ -14,6 +14,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
+use crate::blocking;
 use crate::config::Types;
 use crate::entry::{EntryId, LogEntry, entry_id};
 use crate::repairs::{Life, Repairs};
@@ -84,9 +85,11 @@ impl GroupLog {
             if let Some(entries) = self.store.read_tail(self.group, from, to, bytes_max) {
                 return Ok(entries.into_iter().map(LogEntry::from).collect());
             }
-            let (store, group) = (self.store.clone(), self.group);
-            let read = tokio::task::spawn_blocking(move || store.read(group, from, to, bytes_max));
-            match read.await.map_err(io::Error::other)? {
+            let group = self.group;
+            let read = blocking::run(&self.store, move |store| {
+                store.read(group, from, to, bytes_max)
+            });
+            match read.await? {
                 Ok(entries) => return Ok(entries.into_iter().map(LogEntry::from).collect()),
                 Err(damage @ StorageError::Corrupt { .. }) => {
                     self.repairs.healed(&damage, &self.life).await?;

@@ -14,12 +14,12 @@ use anyhow::anyhow;
 use bytes::Bytes;
 use drave_storage::{GroupId, SharedStore};
 use openraft::Raft;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::blocking;
 use crate::config::raft_config;
 use crate::elections::TURN;
 use crate::group::{Group, GroupInner};
@@ -33,6 +33,7 @@ use crate::node::{NodeInner, run_announcements, run_elections, run_greetings, ru
 use crate::nudge::run_nudges;
 use crate::repairs::Repairs;
 use crate::state_machine::{CheckpointPolicy, Driver};
+use crate::transport::net::TcpListener;
 use crate::transport::{Message, Transport, TransportConfig, TransportError};
 use crate::types::{Leadership, ReplicaId};
 use crate::wire::{self, kind};
@@ -204,13 +205,13 @@ impl RaftNode {
             bytes: spec.checkpoint_bytes,
             purge_behind: spec.purge_behind_checkpoints,
         };
-        let (store, purge_due) = (inner.store.clone(), inner.purge_due.clone());
+        let purge_due = inner.purge_due.clone();
         let life = inner.repairs.opening(id);
         let (repairs, lived) = (inner.repairs.clone(), life.clone());
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = blocking::run(&inner.store, move |store| {
             let state = store.open_group(id).map_err(|error| error.to_string())?;
             let log = GroupLog::new(id, store.clone(), repairs, lived, &state)?;
-            let driver = Driver::open(id, store, machine, policy, purge_due, &state)?;
+            let driver = Driver::open(id, store.clone(), machine, policy, purge_due, &state)?;
             Ok::<_, String>((log, driver, state.last.is_none()))
         });
         let opened = match opened.await {
@@ -413,8 +414,7 @@ impl RaftNode {
         tasks.shutdown().await;
         self.inner.repairs.shutdown().await;
         self.inner.transport.shutdown().await;
-        let store = self.inner.store.clone();
-        match tokio::task::spawn_blocking(move || store.flush()).await {
+        match blocking::run(&self.inner.store, |store| store.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "last flush failed"),
             Err(error) => warn!(%error, "last flush failed"),

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::debug;
 
+use crate::blocking;
 use crate::checkpoints::Checkpoints;
 use crate::config::Types;
 use crate::entry::{EntryId, GroupMembership, decode_membership, encode_membership, entry_id};
@@ -266,11 +267,8 @@ async fn read_checkpoint(
     group: GroupId,
     index: u64,
 ) -> io::Result<Option<Checkpoint>> {
-    let store = store.clone();
-    let read = tokio::task::spawn_blocking(move || store.checkpoint(group, index));
-    read.await
-        .map_err(io::Error::other)?
-        .map_err(io::Error::other)
+    let read = blocking::run(store, move |store| store.checkpoint(group, index));
+    read.await?.map_err(io::Error::other)
 }
 
 impl RaftStateMachine<Types> for Driver {

@@ -270,6 +270,12 @@ pub trait LogStore: Send + Sync + 'static {
     /// What is queued and how long syncs take, for those who watch the broker.
     fn activity(&self) -> StoreActivity;
 
+    /// Whether every call returns without waiting for a device or another thread,
+    /// so that callers need no thread of their own for those that may block.
+    fn never_blocks(&self) -> bool {
+        false
+    }
+
     /// Waits until everything submitted so far is durable.
     fn flush(&self) -> Result<(), StorageError>;
 }

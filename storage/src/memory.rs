@@ -310,6 +310,10 @@ impl LogStore for MemoryDisk {
         StoreActivity::default()
     }
 
+    fn never_blocks(&self) -> bool {
+        true
+    }
+
     fn flush(&self) -> Result<(), StorageError> {
         self.sync();
         Ok(())

@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -16,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::dial::HANDSHAKE_TIMEOUT;
 use super::handshake::{Card, HandshakeError, Identity, welcome};
+use super::net::{TcpListener, TcpStream};
 use super::{Shared, connection, lock};
 
 /// Connections that may be in their handshake at once.

@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::handshake::Identity;
+use super::net::TcpStream;
 use super::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use super::peer::Peer;
 use super::pending::Pending;

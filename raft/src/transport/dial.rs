@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::handshake::{Card, HandshakeError, Refusal, greet};
+use super::net::TcpStream;
 use super::peer::Peer;
 use super::{Shared, connection};
 

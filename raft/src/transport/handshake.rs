@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
+use super::net::TcpStream;
 use crate::types::ReplicaId;
 
 /// The version spoken here; raised when frames or cards change.

@@ -14,6 +14,7 @@ mod connection;
 mod dial;
 pub(crate) mod handshake;
 mod liveness;
+pub(crate) mod net;
 mod outbox;
 mod peer;
 mod pending;
@@ -31,12 +32,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::handshake::{Card, Identity, PROTOCOL_VERSION};
+use self::net::TcpListener;
 use self::peer::Peer;
 use self::wire::{Frame, FrameType};
 use crate::PeerStatus;

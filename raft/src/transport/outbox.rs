@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
+use super::net::OwnedWriteHalf;
 use super::wire::{FRAME_BYTES_MAX, Frame, Heartbeat};
 use super::{TransportError, lock};
 
