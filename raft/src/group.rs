@@ -68,10 +68,13 @@ pub(crate) struct GroupInner {
     /// The replicas as placed now, the preferred leader first; an order for elections.
     preferred: ArcSwap<Vec<ReplicaId>>,
     pub(crate) elections: Arc<Elections>,
-    /// The leader's node died or restarted, and no new leader is known yet.
+    /// Nobody alive is known to lead: the leader's node died or restarted, or only
+    /// the stored vote tells of one, from before this process.
     pub(crate) suspect: AtomicBool,
     /// Leadership is being handed over.
     pub(crate) transferring: AtomicBool,
+    /// Who led when the stored vote was written, which says nothing of now.
+    pub(crate) recalled: Option<Leadership>,
     store: SharedStore,
     repairs: Arc<Repairs>,
     progress: Arc<Progress>,
@@ -104,6 +107,7 @@ impl GroupInner {
             elections,
             suspect: AtomicBool::new(false),
             transferring: AtomicBool::new(false),
+            recalled: None,
             store: repairs.store(),
             repairs,
             progress,
@@ -119,6 +123,13 @@ impl GroupInner {
     /// The replicas as placed, the preferred leader first.
     pub(crate) fn preferred(&self) -> Arc<Vec<ReplicaId>> {
         self.preferred.load_full()
+    }
+
+    /// With the leadership that the stored vote tells of.
+    pub(crate) fn recalling(mut self, recalled: Option<Leadership>) -> Self {
+        self.suspect = AtomicBool::new(recalled.is_some());
+        self.recalled = recalled;
+        self
     }
 
     /// The published leadership: this replica only once it is ready.
@@ -150,6 +161,12 @@ impl GroupInner {
         (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
     }
 
+    /// The term of this replica's vote.
+    pub(crate) fn voted_term(&self) -> u64 {
+        let metrics = self.raft.server_metrics();
+        metrics.borrow_watched().vote.leader_id.term
+    }
+
     pub(crate) fn ready_term(&self) -> Option<u64> {
         self.leading_term()
             .filter(|term| self.progress.applied_term() == *term)
@@ -166,10 +183,18 @@ impl GroupInner {
             *published = now;
             changed
         });
-        if changed && now.is_some() {
+        if changed && now.is_some() && now != self.recalled {
             self.suspect.store(false, Ordering::Release);
         }
         changed.then_some(now)
+    }
+
+    /// A live node says that it leads in `term`.
+    pub(crate) fn leader_heard(&self, term: u64) {
+        let known = [self.raw_leadership(), self.recalled];
+        if known.iter().flatten().all(|known| known.term <= term) {
+            self.suspect.store(false, Ordering::Release);
+        }
     }
 
     /// Wakes when an entry of Raft itself was applied, which may make this replica ready.

@@ -5,7 +5,6 @@
 //! a feed, a task that exists while appends arrive.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -343,13 +342,7 @@ fn on_leads(node: &NodeInner, from: ReplicaId, message: &Message) {
         let group = GroupId(group);
         node.leaders.learn(group, Leadership { term, leader: from });
         if let Some(local) = node.group(group) {
-            // A live node says that it leads now.
-            if local
-                .raw_leadership()
-                .is_none_or(|known| known.term <= term)
-            {
-                local.suspect.store(false, Ordering::Release);
-            }
+            local.leader_heard(term);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::blocking;
 use crate::config::Types;
 use crate::entry::{EntryId, LogEntry, entry_id};
 use crate::repairs::{Life, Repairs};
+use crate::types::Leadership;
 use crate::wire::{self, RaftVote};
 
 /// Most bytes of entries that one replication message carries.
@@ -73,6 +74,15 @@ impl GroupLog {
         self.head
             .lock()
             .expect("no code panics while it holds the head")
+    }
+
+    /// Who led when the vote was stored.
+    pub(crate) fn recalled_leadership(&self) -> Option<Leadership> {
+        let vote = self.head().vote.filter(|vote| vote.committed)?;
+        Some(Leadership {
+            term: vote.leader_id.term,
+            leader: vote.leader_id.voted_for,
+        })
     }
 
     /// Reads `from..to`, at most `bytes_max` but at least one entry. A damaged

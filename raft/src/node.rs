@@ -18,7 +18,7 @@ use crate::elections::{Elections, RETRY, TURN};
 use crate::group::GroupInner;
 use crate::leaders::Leaders;
 use crate::repairs::Repairs;
-use crate::runtime::Service;
+use crate::runtime::{OPEN_GRACE, Service};
 use crate::state_machine::PurgeDue;
 use crate::transport::{Message, PeerEvent, Transport};
 use crate::types::{Leadership, ReplicaId};
@@ -74,6 +74,10 @@ impl NodeInner {
             .into_iter()
             .flatten()
             .max_by_key(|known| known.term)?;
+        // This replica has taken part in a later election: it refuses what that leader sends.
+        if newest.term < group.voted_term() {
+            return None;
+        }
         let is_self = newest.leader.broker == self.replica.broker;
         let alive = if is_self {
             group.leading_term() == Some(newest.term)
@@ -175,8 +179,13 @@ impl NodeInner {
                     debug!(group = %group.id, %error, "group is closing");
                 }
             } else if self.live_leader(&group).is_none() {
-                self.elections
-                    .look_at(group.id, Instant::now() + TURN * self.turn(&group));
+                // A leader that is alive says so when it has met this node.
+                let grace = match group.suspect.load(Ordering::Acquire) {
+                    true => OPEN_GRACE,
+                    false => Duration::ZERO,
+                };
+                let at = Instant::now() + grace + TURN * self.turn(&group);
+                self.elections.look_at(group.id, at);
             }
         }
     }
@@ -252,6 +261,7 @@ impl NodeInner {
                     debug!(group = %group.id, term = leadership.term, "leads");
                     self.leaders.announce(group.id, leadership);
                 }
+                Some(Some(recalled)) if group.recalled == Some(recalled) => {}
                 Some(Some(leadership)) => self.leaders.learn(group.id, leadership),
                 Some(None) if group.leading_term().is_none() => {
                     let at = Instant::now() + RETRY + TURN * self.turn(group);

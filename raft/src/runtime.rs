@@ -110,7 +110,7 @@ pub type Service =
     Arc<dyn Fn(ReplicaId, Bytes) -> Pin<Box<dyn Future<Output = Bytes> + Send>> + Send + Sync>;
 
 /// How long a group that was just opened waits to hear who leads it.
-const OPEN_GRACE: Duration = Duration::from_millis(300);
+pub(crate) const OPEN_GRACE: Duration = Duration::from_millis(300);
 /// How long the other voters wait for the preferred leader to write the first entry.
 const FIRST_ENTRY_GRACE: Duration = Duration::from_secs(2);
 /// How often a node that has met nobody looks why.
@@ -220,6 +220,7 @@ impl RaftNode {
         };
         let (log, driver, is_empty) = opened.inspect_err(|_| inner.repairs.close(id))?;
         let progress = driver.progress();
+        let recalled = log.recalled_leadership();
         let network = Network {
             group: id,
             transport: inner.transport.clone(),
@@ -242,7 +243,7 @@ impl RaftNode {
         };
         life.opened();
         let is_first = spec.voters.first() == Some(&inner.replica);
-        let group = Arc::new(GroupInner::new(
+        let group = GroupInner::new(
             id,
             inner.replica,
             raft,
@@ -250,12 +251,16 @@ impl RaftNode {
             inner.elections.clone(),
             inner.repairs.clone(),
             progress,
-        ));
+        );
+        let group = Arc::new(group.recalling(recalled));
         inner
             .groups
             .write()
             .expect("never poisoned")
             .insert(id, group.clone());
+        if let Some(heard) = inner.leaders.get(id) {
+            group.leader_heard(heard.term);
+        }
         let (node, followed) = (inner.clone(), group.clone());
         tokio::spawn(async move { node.follow(&followed).await });
         let now = Instant::now();
