@@ -20,6 +20,7 @@ use crate::proposal::{PendingProposal, Proposed, Responder};
 use crate::repairs::Repairs;
 use crate::state_machine::{Driver, Progress};
 use crate::types::{Command, Leadership, ReplicaId};
+use crate::wire::RaftVote;
 
 /// What a group looks like from this replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -161,10 +162,10 @@ impl GroupInner {
         (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
     }
 
-    /// The term of this replica's vote.
-    pub(crate) fn voted_term(&self) -> u64 {
+    /// This replica's vote.
+    pub(crate) fn vote(&self) -> RaftVote {
         let metrics = self.raft.server_metrics();
-        metrics.borrow_watched().vote.leader_id.term
+        metrics.borrow_watched().vote
     }
 
     pub(crate) fn ready_term(&self) -> Option<u64> {

@@ -206,8 +206,10 @@ async fn on_vote(
     {
         // Nobody can know better whether a leader at rest lives than its node's heartbeat.
         debug!(group = %group.id, %candidate, leader = %live.leader, "pre-vote denied");
+        // With the vote held here: the candidate would take any later one, also its own, for
+        // an election that it has missed, and raise its term without being elected.
         let vote = wire::VoteReply {
-            vote: header.vote,
+            vote: (&group.vote()).into(),
             granted: false,
             last: None,
         };

@@ -75,7 +75,7 @@ impl NodeInner {
             .flatten()
             .max_by_key(|known| known.term)?;
         // This replica has taken part in a later election: it refuses what that leader sends.
-        if newest.term < group.voted_term() {
+        if newest.term < group.vote().leader_id.term {
             return None;
         }
         let is_self = newest.leader.broker == self.replica.broker;
