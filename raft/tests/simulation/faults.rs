@@ -46,6 +46,8 @@ pub(crate) struct Faults {
     down: BTreeMap<usize, u64>,
     /// Nodes with a slow disk, and until when.
     slow: BTreeMap<usize, u64>,
+    /// Nodes whose power will be cut, and when.
+    failing: Option<(Vec<usize>, u64)>,
     count: usize,
 }
 
@@ -62,6 +64,7 @@ impl Faults {
             links: BTreeMap::new(),
             down: BTreeMap::new(),
             slow: BTreeMap::new(),
+            failing: None,
             count: 0,
         }
     }
@@ -74,6 +77,10 @@ impl Faults {
     /// Ends what is over, and begins what is due.
     pub(crate) fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.mend(sim, now_ms);
+        if let Some((nodes, _)) = self.failing.take_if(|(_, at)| *at <= now_ms) {
+            let end = now_ms + self.chance.random_range(5..=DOWN_MS_MAX);
+            self.power_cut(sim, &nodes, now_ms, end);
+        }
         if now_ms >= self.next_ms && now_ms < self.until_ms {
             self.next_ms = now_ms
                 + self
@@ -135,22 +142,29 @@ impl Faults {
             }
             51..65 => self.crash(sim, node, down_ms),
             65..74 => self.power_cut(sim, &[node], now_ms, down_ms),
-            74..82 => {
-                let majority: Vec<_> = (0..=self.cluster.shape.nodes / 2)
-                    .map(|step| (node + step) % self.cluster.shape.nodes)
-                    .collect();
-                self.power_cut(sim, &majority, now_ms, down_ms);
-            }
-            82..90 => {
-                let all: Vec<_> = (0..self.cluster.shape.nodes).collect();
-                self.power_cut(sim, &all, now_ms, down_ms);
-            }
+            74..82 => self.fail_together(now_ms, node, self.cluster.shape.nodes / 2 + 1),
+            82..90 => self.fail_together(now_ms, node, self.cluster.shape.nodes),
             _ => {
                 let takes = self.chance.random_range(SLOW_SYNC_MS);
-                info!(target: "simulation", node, takes, "slow disk");
-                self.cluster.sync_ms[node].store(takes, Ordering::Relaxed);
-                self.slow.insert(node, down_ms);
+                self.slow_down(node, takes, down_ms);
             }
+        }
+    }
+
+    fn slow_down(&mut self, node: usize, takes: u64, end: u64) {
+        info!(target: "simulation", node, takes, "slow disk");
+        self.cluster.sync_ms[node].store(takes, Ordering::Relaxed);
+        self.slow.insert(node, end);
+    }
+
+    /// The power of several nodes will be cut, while much is not synced yet.
+    fn fail_together(&mut self, now_ms: u64, first: usize, count: usize) {
+        let nodes = (0..count).map(|step| (first + step) % self.cluster.shape.nodes);
+        let at = now_ms + self.chance.random_range(20..=400);
+        self.failing = Some((nodes.collect(), at));
+        let takes = self.chance.random_range(SLOW_SYNC_MS);
+        for node in 0..self.cluster.shape.nodes {
+            self.slow_down(node, takes, at);
         }
     }
 
