@@ -5,6 +5,7 @@
 //! a feed, a task that exists while appends arrive.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 

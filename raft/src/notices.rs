@@ -124,16 +124,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_notice_that_nothing_follows_is_sent_after_the_wait() {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(8);
         let appends = futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|append| (append, receiver))
         });
         let mut passed = std::pin::pin!(held(Box::pin(appends), WAIT));
         let began = Instant::now();
-        sender.send(append(5, 0, 5)).unwrap();
+        sender.send(append(5, 0, 5)).await.unwrap();
         assert_eq!(passed.next().await.map(|a| shape(&a)), Some((5, 0, 5)));
         assert!(began.elapsed() >= WAIT);
-        sender.send(append(5, 1, 5)).unwrap();
+        sender.send(append(5, 1, 5)).await.unwrap();
         let sent = Instant::now();
         assert_eq!(passed.next().await.map(|a| shape(&a)), Some((5, 1, 5)));
         assert!(sent.elapsed() < WAIT, "entries never wait");
