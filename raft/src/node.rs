@@ -78,6 +78,11 @@ impl NodeInner {
         if newest.term < group.vote().leader_id.term {
             return None;
         }
+        // A leader that is moved away steps down in the end, and its node lives on.
+        let voters = group.voters();
+        if !voters.is_empty() && !voters.contains(&newest.leader) {
+            return None;
+        }
         let is_self = newest.leader.broker == self.replica.broker;
         let alive = if is_self {
             group.leading_term() == Some(newest.term)
