@@ -1,5 +1,6 @@
 //! The simulated cluster: what runs on each node, and what outlives its process.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -12,7 +13,9 @@ use drave_raft::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+use tracing::info;
 use turmoil::net::TcpListener;
 
 use super::disk::{Breakage, Disk};
@@ -36,6 +39,8 @@ const RETAINED_ENTRIES: u64 = 40;
 pub(crate) struct Shape {
     pub(crate) nodes: usize,
     pub(crate) groups: u64,
+    /// Voters of a group; where there are more nodes, groups move.
+    pub(crate) voters: usize,
     /// How long a sync takes at most, as long as the disk is not slow.
     pub(crate) sync_ms: u64,
     /// How long a proposer waits at most until it proposes again.
@@ -49,8 +54,10 @@ pub(crate) struct Shape {
 impl Shape {
     pub(crate) fn chosen(chance: &mut StdRng) -> Shape {
         let mut one_of = |choices: &[u64]| choices[chance.random_range(0..choices.len())];
+        let (nodes, voters) = [(3, 3), (5, 5), (5, 3)][one_of(&[0, 0, 1, 2, 2]) as usize];
         Shape {
-            nodes: one_of(&[3, 3, 3, 5]) as usize,
+            nodes,
+            voters,
             groups: one_of(&[1, 2, 3]),
             sync_ms: one_of(&[2, 8, 30, 80]),
             think_ms: one_of(&[30, 150]),
@@ -68,6 +75,12 @@ pub(crate) struct Cluster {
     pub(crate) sync_ms: Vec<AtomicU64>,
     /// Whether proposers propose.
     pub(crate) writing: AtomicBool,
+    /// Whether groups move.
+    pub(crate) moving: AtomicBool,
+    /// Asks each node to stop in good order.
+    pub(crate) stop: Vec<Notify>,
+    /// The open replicas.
+    replicas: Mutex<BTreeMap<(usize, u64), Group>>,
     disks: Vec<Mutex<Arc<Disk>>>,
     oracle: Mutex<Oracle>,
     chance: Mutex<StdRng>,
@@ -89,6 +102,9 @@ impl Cluster {
                 .map(|_| AtomicU64::new(shape.sync_ms))
                 .collect(),
             writing: AtomicBool::new(true),
+            moving: AtomicBool::new(shape.voters < shape.nodes),
+            stop: nodes.clone().map(|_| Notify::new()).collect(),
+            replicas: Mutex::default(),
             disks: nodes
                 .map(|_| Mutex::new(Arc::new(Disk::new(breakage))))
                 .collect(),
@@ -100,6 +116,32 @@ impl Cluster {
 
     pub(crate) fn oracle(&self) -> MutexGuard<'_, Oracle> {
         self.oracle.lock().unwrap()
+    }
+
+    /// The nodes that hold each group, as its leader says; `None` while one has no leader.
+    pub(crate) fn members(&self) -> Option<Vec<(usize, u64)>> {
+        let replicas = self.replicas.lock().unwrap();
+        let mut members = Vec::new();
+        for group in 1..=self.shape.groups {
+            let open = replicas.iter().filter(|((_, open), _)| *open == group);
+            let leader = open.max_by_key(|(_, replica)| replica.ready_term());
+            let status = leader.map(|(_, replica)| replica.status());
+            let status = status.filter(|status| status.ready)?;
+            let all = status.voters.iter().chain(&status.learners);
+            members.extend(all.map(|replica| (replica.broker as usize - 1, group)));
+        }
+        Some(members)
+    }
+
+    /// Voters of a group from now on.
+    fn some_voters(&self) -> Vec<ReplicaId> {
+        let mut all: Vec<_> = (0..self.shape.nodes).map(replica).collect();
+        let mut chance = self.chance.lock().unwrap();
+        while all.len() > self.shape.voters {
+            let gone = chance.random_range(0..all.len());
+            all.swap_remove(gone);
+        }
+        all
     }
 
     /// The same place for every process of the node, another disk after each crash.
@@ -145,6 +187,9 @@ fn replica(node: usize) -> ReplicaId {
 /// A process of a node, until it is crashed.
 pub(crate) async fn run_node(cluster: Arc<Cluster>, node: usize) -> turmoil::Result {
     let disk = cluster.disk(node).clone();
+    let mut replicas = cluster.replicas.lock().unwrap();
+    replicas.retain(|(of, _), _| *of != node);
+    drop(replicas);
     let config = NodeConfig {
         replica: replica(node),
         cluster_id: Some(7),
@@ -165,10 +210,17 @@ pub(crate) async fn run_node(cluster: Arc<Cluster>, node: usize) -> turmoil::Res
         }
         tokio::spawn(read(cluster.clone(), open.clone(), node));
         tokio::spawn(watch(cluster.clone(), open.clone(), node));
+        tokio::spawn(move_about(cluster.clone(), open.clone(), node));
         if group % 3 == 0 {
-            tokio::spawn(purge(cluster.clone(), open));
+            tokio::spawn(purge(cluster.clone(), open.clone()));
         }
+        let mut replicas = cluster.replicas.lock().unwrap();
+        replicas.insert((node, group), open);
     }
+    cluster.stop[node].notified().await;
+    raft.hand_over().await;
+    raft.shutdown().await;
+    info!(target: "simulation", node, "stopped");
     std::future::pending().await
 }
 
@@ -182,6 +234,11 @@ async fn open(
 ) -> anyhow::Result<Group> {
     let mut voters: Vec<_> = (0..cluster.shape.nodes).map(replica).collect();
     voters.rotate_left(group as usize % cluster.shape.nodes);
+    voters.truncate(cluster.shape.voters);
+    if !voters.contains(&replica(node)) {
+        // It waits to be added.
+        voters.clear();
+    }
     let spec = GroupSpec {
         group: GroupId(group),
         voters,
@@ -249,6 +306,20 @@ async fn watch(cluster: Arc<Cluster>, group: Group, node: usize) {
         if leadership.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Gives the group other voters now and then, where it is led.
+async fn move_about(cluster: Arc<Cluster>, group: Group, node: usize) {
+    loop {
+        sleep(cluster.some_ms(100, 4_000)).await;
+        if !cluster.moving.load(Ordering::Relaxed) || group.ready_term().is_none() {
+            continue;
+        }
+        let voters = cluster.some_voters();
+        let moved = group.change_voters(voters.clone(), PROPOSE_TIMEOUT).await;
+        let (group, ok) = (group.id().0, moved.is_ok());
+        info!(target: "simulation", node, group, ?voters, ok, "moved");
     }
 }
 

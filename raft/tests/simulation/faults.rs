@@ -6,7 +6,7 @@
 //! crash leaves what was written, synced or not; a power cut only a part of it,
 //! and nobody is told that the connections have ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -48,6 +48,8 @@ pub(crate) struct Faults {
     slow: BTreeMap<usize, u64>,
     /// Nodes whose power will be cut, and when.
     failing: Option<(Vec<usize>, u64)>,
+    /// Those of the nodes that are down which were asked to stop, and may still be about to.
+    stopping: BTreeSet<usize>,
     count: usize,
 }
 
@@ -65,6 +67,7 @@ impl Faults {
             down: BTreeMap::new(),
             slow: BTreeMap::new(),
             failing: None,
+            stopping: BTreeSet::new(),
             count: 0,
         }
     }
@@ -106,6 +109,9 @@ impl Faults {
         while let Some((&node, _)) = self.down.iter().find(|(_, end)| **end <= now_ms) {
             info!(target: "simulation", node, "started again");
             self.down.remove(&node);
+            if self.stopping.remove(&node) {
+                self.kill(sim, node, usize::MAX);
+            }
             sim.bounce(name(node));
         }
         while let Some((&node, _)) = self.slow.iter().find(|(_, end)| **end <= now_ms) {
@@ -140,7 +146,8 @@ impl Faults {
                 };
                 self.isolate(sim, node, |other| cut(node, other), end);
             }
-            51..65 => self.crash(sim, node, down_ms),
+            51..61 => self.crash(sim, node, down_ms),
+            61..65 => self.stop(node, down_ms),
             65..74 => self.power_cut(sim, &[node], now_ms, down_ms),
             74..82 => self.fail_together(now_ms, node, self.cluster.shape.nodes / 2 + 1),
             82..90 => self.fail_together(now_ms, node, self.cluster.shape.nodes),
@@ -195,9 +202,26 @@ impl Faults {
         }
         info!(target: "simulation", node, end, "crash");
         self.down.insert(node, end);
+        self.kill(sim, node, usize::MAX);
+    }
+
+    /// The process is asked to stop, and killed in the end.
+    fn stop(&mut self, node: usize, end: u64) {
+        if self.down.contains_key(&node) {
+            return;
+        }
+        info!(target: "simulation", node, end, "stop");
+        self.down.insert(node, end);
+        self.stopping.insert(node);
+        // A process that is not up yet does not hear it.
+        self.cluster.stop[node].notify_waiters();
+    }
+
+    /// Ends the process; the next one finds the first `kept` of the unsynced writes.
+    fn kill(&mut self, sim: &mut Sim<'_>, node: usize, kept: usize) {
         sim.crash(name(node));
         let mut disk = self.cluster.disk(node);
-        let found = disk.after_crash(usize::MAX);
+        let found = disk.after_crash(kept);
         *disk = Arc::new(found);
     }
 
@@ -216,15 +240,12 @@ impl Faults {
         }
         for &node in nodes {
             let end = end + self.chance.random_range(0..=200);
-            if self.down.insert(node, end).is_none() {
-                sim.crash(name(node));
-            }
-            let mut disk = self.cluster.disk(node);
-            let unsynced = disk.unsynced_count();
+            self.down.insert(node, end);
+            self.stopping.remove(&node);
+            let unsynced = self.cluster.disk(node).unsynced_count();
             let kept = self.chance.random_range(0..=unsynced);
             info!(target: "simulation", node, now_ms, unsynced, kept, end, "power cut");
-            let found = disk.after_crash(kept);
-            *disk = Arc::new(found);
+            self.kill(sim, node, kept);
         }
     }
 }

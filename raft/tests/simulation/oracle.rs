@@ -207,42 +207,37 @@ impl Oracle {
     }
 
     /// The replicas that have not applied everything that any node has.
-    pub(crate) fn behind(&self, nodes: usize, groups: u64) -> Vec<(usize, u64)> {
-        let replicas = (0..nodes).flat_map(|node| (1..=groups).map(move |group| (node, group)));
-        replicas
-            .filter(|(node, group)| {
-                let replica = self.replicas.get(&(*node, *group));
-                let history = self.groups.get(group);
-                let newest = history.and_then(|history| history.applied.last_key_value());
-                replica.map_or(0, |replica| replica.next)
-                    != newest.map_or(0, |(index, _)| index + 1)
-            })
-            .collect()
+    pub(crate) fn behind(&self, replicas: &[(usize, u64)]) -> Vec<(usize, u64)> {
+        let next = |(node, group): &(usize, u64)| {
+            let replica = self.replicas.get(&(*node, *group));
+            replica.map_or(0, |replica| replica.next)
+        };
+        let end = |group: &u64| {
+            let history = self.groups.get(group);
+            let newest = history.and_then(|history| history.applied.last_key_value());
+            newest.map_or(0, |(index, _)| index + 1)
+        };
+        let behind = replicas.iter().filter(|at| next(at) != end(&at.1));
+        behind.copied().collect()
     }
 
-    /// At rest: every acknowledged command is on every node, once, in its place.
-    pub(crate) fn final_check(&mut self, nodes: usize) {
-        let mut wrong = Vec::new();
-        for (group, history) in &self.groups {
-            for node in 0..nodes {
-                let replica = self.replicas.get(&(node, *group));
-                let has: BTreeMap<u64, CommandId> = replica
-                    .map(|replica| replica.commands.iter().copied().collect())
-                    .unwrap_or_default();
-                let lost = history
-                    .acknowledged
-                    .iter()
-                    .find(|(index, id)| has.get(index) != Some(id));
-                if let Some((index, id)) = lost {
-                    wrong.push(format!(
-                        "command {id}, acknowledged at index {index} of group {group}, is not \
-                         there on node {node}"
-                    ));
-                }
+    /// At rest: every acknowledged command is on every replica, once, in its place.
+    pub(crate) fn final_check(&mut self, replicas: &[(usize, u64)]) {
+        for (node, group) in replicas {
+            let (Some(history), Some(replica)) =
+                (self.groups.get(group), self.replicas.get(&(*node, *group)))
+            else {
+                continue;
+            };
+            let has: BTreeMap<u64, CommandId> = replica.commands.iter().copied().collect();
+            let mut acknowledged = history.acknowledged.iter();
+            let lost = acknowledged.find(|(index, id)| has.get(index) != Some(id));
+            if let Some((index, id)) = lost {
+                self.violated(format!(
+                    "command {id}, acknowledged at index {index} of group {group}, is not there \
+                     on node {node}"
+                ));
             }
-        }
-        for what in wrong {
-            self.violated(what);
         }
     }
 
