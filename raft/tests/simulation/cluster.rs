@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use drave_raft::runtime::COMMIT_NOTICE_WAIT;
 use drave_raft::{
     Applied, Command, Group, GroupId, GroupSpec, MachineError, NodeConfig, RaftNode, ReplicaId,
     Reply, StateMachine,
@@ -244,6 +245,10 @@ async fn open(
         voters,
         checkpoint_bytes: CHECKPOINT_BYTES,
         purge_behind_checkpoints: (group % 3 == 2).then_some(1),
+        commit_notice_wait: match group % 2 {
+            0 => COMMIT_NOTICE_WAIT,
+            _ => Duration::ZERO,
+        },
     };
     cluster.oracle().opened(node, group);
     let machine = Machine {
