@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use drave_raft::RaftNode;
-use drave_storage::{Room, SharedStore};
+use drave_storage::{EngineOptions, Room, SharedStore};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -80,7 +80,8 @@ impl Disk {
         let measured = tokio::task::spawn_blocking(move || {
             let room = Room::at(&disk.path)?;
             let store = store.activity();
-            let coming = store.unflushed_bytes + store.queued_bytes as u64 * WRITTEN_TIMES;
+            let queued = store.queued_bytes as u64 * WRITTEN_TIMES;
+            let coming = store.unflushed_bytes + queued + log_file_bytes();
             io::Result::Ok((room.total, room.free.saturating_sub(coming)))
         });
         match measured.await {
@@ -139,6 +140,11 @@ impl Disk {
         self.accepted.fetch_add(bytes as u64, Ordering::AcqRel);
         Ok(())
     }
+}
+
+/// The store takes the room for its next log file at once, an eighth more than it holds in memory.
+fn log_file_bytes() -> u64 {
+    EngineOptions::default().write_buffer_bytes as u64 / 8 * 9
 }
 
 fn mib(bytes: u64) -> String {
