@@ -36,16 +36,15 @@ impl Checkpoints {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that the store holds; entries up to `purged` are gone.
+    /// Those that the store holds; entries up to `purged` are gone, or about to
+    /// go, and with them the checkpoints before it.
     pub(crate) fn open(&self, indexes: &[u64], purged: Option<u64>) {
         let mut inner = self.lock();
         let stored = true;
-        inner.held = indexes
-            .iter()
-            .map(|&index| Held { index, stored })
-            .collect();
-        inner.boundary =
-            purged.and_then(|purged| indexes.iter().copied().find(|index| *index >= purged));
+        let held = indexes.iter().filter(|index| Some(**index) >= purged);
+        inner.held = held.map(|&index| Held { index, stored }).collect();
+        let first = inner.held.first().map(|held| held.index);
+        inner.boundary = purged.and(first);
     }
 
     /// Adds a checkpoint that is on its way to the store, unless it is there
@@ -116,6 +115,17 @@ impl Checkpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn checkpoints_before_the_purge_point_are_not_held() {
+        let checkpoints = Checkpoints::default();
+        checkpoints.open(&[17, 99], Some(99));
+        assert_eq!(checkpoints.boundary(), Some(99));
+        assert_eq!(held(&checkpoints), [99]);
+        checkpoints.open(&[17, 99], None);
+        assert_eq!(checkpoints.boundary(), None);
+        assert_eq!(held(&checkpoints), [17, 99]);
+    }
 
     fn held(checkpoints: &Checkpoints) -> Vec<u64> {
         let inner = checkpoints.lock();

@@ -139,7 +139,13 @@ impl Driver {
         if let Some(id) = &applied {
             progress.set(id);
         }
-        let purged = state.purged.map(|(index, _)| index);
+        // A snapshot that was installed, while the log up to it is still to be purged:
+        // openraft does that first.
+        let last = state.last.map(|(index, term)| entry_id(term, index));
+        let purged = match &applied {
+            Some(id) if last.as_ref() < Some(id) => Some(id.index()),
+            _ => state.purged.map(|(index, _)| index),
+        };
         progress.checkpoints.open(&state.checkpoints, purged);
         Ok(Driver {
             group,
