@@ -107,7 +107,7 @@ impl Cluster {
             stop: nodes.clone().map(|_| Notify::new()).collect(),
             replicas: Mutex::default(),
             disks: nodes
-                .map(|_| Mutex::new(Arc::new(Disk::new(breakage))))
+                .map(|node| Mutex::new(Arc::new(Disk::new(node, breakage))))
                 .collect(),
             oracle: Mutex::default(),
             chance: Mutex::new(StdRng::seed_from_u64(seed)),

@@ -11,6 +11,7 @@ use drave_storage::{
 };
 use tokio::sync::Notify;
 use tokio::time::sleep;
+use tracing::debug;
 
 /// What a build does wrong, to show that the oracle sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +45,16 @@ impl Breakage {
 
 /// One node's disk; another one after each crash.
 pub(crate) struct Disk {
+    node: usize,
     memory: MemoryDisk,
     breakage: Breakage,
     written: Notify,
 }
 
 impl Disk {
-    pub(crate) fn new(breakage: Breakage) -> Disk {
+    pub(crate) fn new(node: usize, breakage: Breakage) -> Disk {
         Disk {
+            node,
             memory: MemoryDisk::new(Sync::Manual),
             breakage,
             written: Notify::new(),
@@ -74,6 +77,7 @@ impl Disk {
     /// The disk as the next process finds it; see [`MemoryDisk::power_cut`].
     pub(crate) fn after_crash(&self, kept: usize) -> Disk {
         Disk {
+            node: self.node,
             memory: self.memory.power_cut(kept),
             breakage: self.breakage,
             written: Notify::new(),
@@ -83,6 +87,7 @@ impl Disk {
 
 impl LogStore for Disk {
     fn submit(&self, group: GroupId, write: Write, done: Option<Done>) {
+        log_write(self.node, group, &write);
         match self.breakage {
             Breakage::ForgetsVotes if matches!(write, Write::Vote(_)) => {
                 if let Some(done) = done {
@@ -102,7 +107,9 @@ impl LogStore for Disk {
     }
 
     fn open_group(&self, group: GroupId) -> Result<GroupState, StorageError> {
-        self.memory.open_group(group)
+        let state = self.memory.open_group(group);
+        debug!(target: "simulation", node = self.node, %group, ?state, "opened");
+        state
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, StorageError> {
@@ -178,5 +185,19 @@ impl LogStore for Disk {
 
     fn flush(&self) -> Result<(), StorageError> {
         self.memory.flush()
+    }
+}
+
+fn log_write(node: usize, group: GroupId, write: &Write) {
+    match write {
+        Write::Append(entries) => {
+            let (first, last) = (entries.first(), entries.last());
+            let (first, last) = (first.map(|e| e.index), last.map(|e| (e.index, e.term)));
+            debug!(target: "simulation", node, %group, first, ?last, "append");
+        }
+        Write::Checkpoint { checkpoint, keep } => {
+            debug!(target: "simulation", node, %group, at = checkpoint.index, ?keep, "checkpoint");
+        }
+        write => debug!(target: "simulation", node, %group, ?write, "write"),
     }
 }
