@@ -134,6 +134,17 @@ impl Cluster {
         Some(members)
     }
 
+    /// The replicas of the process before this one are gone.
+    fn forget_replicas(&self, node: usize) {
+        let mut replicas = self.replicas.lock().unwrap();
+        replicas.retain(|(of, _), _| *of != node);
+    }
+
+    fn add_replica(&self, node: usize, open: Group) {
+        let mut replicas = self.replicas.lock().unwrap();
+        replicas.insert((node, open.id().0), open);
+    }
+
     /// Voters of a group from now on.
     fn some_voters(&self) -> Vec<ReplicaId> {
         let mut all: Vec<_> = (0..self.shape.nodes).map(replica).collect();
@@ -188,9 +199,7 @@ fn replica(node: usize) -> ReplicaId {
 /// A process of a node, until it is crashed.
 pub(crate) async fn run_node(cluster: Arc<Cluster>, node: usize) -> turmoil::Result {
     let disk = cluster.disk(node).clone();
-    let mut replicas = cluster.replicas.lock().unwrap();
-    replicas.retain(|(of, _), _| *of != node);
-    drop(replicas);
+    cluster.forget_replicas(node);
     let config = NodeConfig {
         replica: replica(node),
         cluster_id: Some(7),
@@ -215,8 +224,7 @@ pub(crate) async fn run_node(cluster: Arc<Cluster>, node: usize) -> turmoil::Res
         if group % 3 == 0 {
             tokio::spawn(purge(cluster.clone(), open.clone()));
         }
-        let mut replicas = cluster.replicas.lock().unwrap();
-        replicas.insert((node, group), open);
+        cluster.add_replica(node, open);
     }
     cluster.stop[node].notified().await;
     raft.hand_over().await;
