@@ -7,6 +7,7 @@
 //! alone goes at once and is not copied.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,8 +21,13 @@ use super::producers::Refusal;
 
 /// Bytes that go into one entry, unless one batch alone is larger.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
-/// With this many entries in flight, whatever waits goes at once.
+/// With fewer entries in flight, whatever waits goes at once.
 pub const IN_FLIGHT_PROMPT: usize = 2;
+/// The same while many partitions are written to: they keep the disk and the
+/// peers busy together, and one larger entry costs less than two.
+pub const IN_FLIGHT_PROMPT_MANY: usize = 1;
+/// So many partitions with entries in flight are many.
+pub const BUSY_MANY: usize = 64;
 /// With more in flight, an entry is sent only once it has this many bytes.
 pub const ENTRY_BYTES_FULL: usize = 256 << 10;
 /// Entries in flight at most.
@@ -92,9 +98,9 @@ struct Queue {
 }
 
 impl Queue {
-    fn may_send(&self) -> bool {
+    fn may_send(&self, in_flight_prompt: usize) -> bool {
         !self.waiting.is_empty()
-            && (self.in_flight < IN_FLIGHT_PROMPT
+            && (self.in_flight < in_flight_prompt
                 || (self.in_flight < IN_FLIGHT_MAX && self.bytes >= ENTRY_BYTES_FULL))
     }
 }
@@ -104,6 +110,8 @@ pub struct Appender {
     group: Group,
     queue: Mutex<Queue>,
     arrived: Notify,
+    /// Partitions of this broker with entries in flight.
+    busy: Arc<AtomicUsize>,
 }
 
 enum Next {
@@ -118,10 +126,11 @@ struct InFlight {
 }
 
 impl Appender {
-    /// Appends to `group`.
-    pub fn new(group: Group) -> Arc<Appender> {
+    /// Appends to `group`; `busy` counts the broker's appenders at work.
+    pub fn new(group: Group, busy: Arc<AtomicUsize>) -> Arc<Appender> {
         Arc::new(Appender {
             group,
+            busy,
             queue: Mutex::new(Queue::default()),
             arrived: Notify::new(),
         })
@@ -129,6 +138,14 @@ impl Appender {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn in_flight_prompt(&self) -> usize {
+        if self.busy.load(Ordering::Relaxed) < BUSY_MANY {
+            IN_FLIGHT_PROMPT
+        } else {
+            IN_FLIGHT_PROMPT_MANY
+        }
     }
 
     /// Queues one validated batch. Batches are appended in the order of these
@@ -147,8 +164,9 @@ impl Appender {
         if !queue.running {
             queue.running = true;
             drop(queue);
+            self.busy.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(Arc::clone(self).run());
-        } else if queue.may_send() {
+        } else if queue.may_send(self.in_flight_prompt()) {
             drop(queue);
             self.arrived.notify_one();
         }
@@ -188,7 +206,10 @@ impl Appender {
                         () = self.arrived.notified() => {}
                     }
                 }
-                Next::Done => return,
+                Next::Done => {
+                    self.busy.fetch_sub(1, Ordering::Relaxed);
+                    return;
+                }
             }
         }
     }
@@ -196,7 +217,7 @@ impl Appender {
     fn next(&self, in_flight: usize) -> Next {
         let mut queue = self.lock();
         queue.in_flight = in_flight;
-        if !queue.may_send() {
+        if !queue.may_send(self.in_flight_prompt()) {
             if in_flight > 0 {
                 return Next::Wait;
             }

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use drave_raft::{COMMIT_NOTICE_WAIT, GroupId, GroupSpec, RaftNode, ReplicaId};
@@ -53,6 +54,8 @@ pub(super) struct Manager {
     displaced: HashSet<GroupId>,
     work: JoinSet<Done>,
     permits: Arc<Semaphore>,
+    /// Partitions with entries in flight, counted by their appenders.
+    busy_appenders: Arc<AtomicUsize>,
     orphans_erased: bool,
 }
 
@@ -72,6 +75,7 @@ impl Manager {
             displaced: HashSet::new(),
             work: JoinSet::new(),
             permits: Arc::new(Semaphore::new(WORKING_MAX)),
+            busy_appenders: Arc::default(),
             orphans_erased: false,
         }
     }
@@ -187,6 +191,7 @@ impl Manager {
         }
         let (placed, raft) = (placed.clone(), Arc::clone(&self.raft));
         let (store, permits) = (Arc::clone(&self.store), Arc::clone(&self.permits));
+        let busy = Arc::clone(&self.busy_appenders);
         self.work.spawn(async move {
             let _permit = permits.acquire().await;
             let view = Arc::new(PartitionView::default());
@@ -201,7 +206,7 @@ impl Manager {
             let opened = raft.open_group(spec, machine).await;
             let partition = opened.map(|open| {
                 open.prefer(placed.placement.replicas);
-                Partition::new(placed.topic, placed.index, open, store, view)
+                Partition::new(placed.topic, placed.index, open, store, view, busy)
             });
             Done::Opened(group, partition)
         });

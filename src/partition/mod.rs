@@ -28,7 +28,7 @@ pub mod wait;
 #[cfg(test)]
 mod machine_tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -73,8 +73,9 @@ impl Partition {
         group: Group,
         store: SharedStore,
         view: Arc<PartitionView>,
+        busy: Arc<AtomicUsize>,
     ) -> Arc<Partition> {
-        let appender = Appender::new(group.clone());
+        let appender = Appender::new(group.clone(), busy);
         let log = ReplicaLog { group, store };
         Arc::new(Partition {
             topic,
