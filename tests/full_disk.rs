@@ -40,7 +40,7 @@ impl SmallDisk {
         let disk = match mounted {
             Ok(output) if output.status.success() => SmallDisk(data.to_owned()),
             refused => {
-                println!("skipped: full disks, no memory file system can be mounted: {refused:?}");
+                cluster::skipped("a full disk", &format!("can't mount one: {refused:?}"));
                 return None;
             }
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cluster::kafka::Kafka;
 use cluster::ledger::{Ledger, Writers, check, wait_in_sync};
 use cluster::network::Network;
-use cluster::{Cluster, signal};
+use cluster::{Cluster, signal, skipped};
 
 const TOPIC: &str = "kept";
 const PARTITIONS: i32 = 6;
@@ -34,8 +34,7 @@ fn a_leader_that_stands_still_for_ten_seconds_acknowledges_nothing_that_is_lost(
 fn a_leader_cut_off_from_the_others_acknowledges_nothing_that_is_lost() {
     let network = match Network::new(3) {
         Ok(network) => network,
-        // Shown by the test runner's summary, which looks for lines that begin so.
-        Err(why) => return println!("skipped: a leader that is cut off: {why}"),
+        Err(why) => return skipped("a leader that is cut off", &why),
     };
     let cluster = Cluster::start_in(&network, 3, &[]);
     let cut = |id| {
