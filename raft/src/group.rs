@@ -64,6 +64,8 @@ pub(crate) struct GroupInner {
     pub(crate) id: GroupId,
     pub(crate) replica: ReplicaId,
     pub(crate) raft: Raft<Types, Driver>,
+    /// It keeps records, as many as its owner wants; other groups purge what they need no more.
+    pub(crate) grows: bool,
     /// The replicas that may write the group's first entry; empty on every other one.
     pub(crate) founders: Vec<ReplicaId>,
     /// The replicas as placed now, the preferred leader first; an order for elections.
@@ -109,6 +111,7 @@ impl GroupInner {
             suspect: AtomicBool::new(false),
             transferring: AtomicBool::new(false),
             recalled: None,
+            grows: false,
             store: repairs.store(),
             repairs,
             progress,
@@ -124,6 +127,12 @@ impl GroupInner {
     /// The replicas as placed, the preferred leader first.
     pub(crate) fn preferred(&self) -> Arc<Vec<ReplicaId>> {
         self.preferred.load_full()
+    }
+
+    /// One that keeps records, if `grows`.
+    pub(crate) fn growing(mut self, grows: bool) -> Self {
+        self.grows = grows;
+        self
     }
 
     /// With the leadership that the stored vote tells of.
@@ -257,6 +266,15 @@ impl GroupInner {
     /// Writes an entry of Raft's own; whether it was committed.
     pub(crate) async fn write_blank(&self) -> bool {
         self.confirm_quorum().await.is_ok() && self.raft.write_blank().await.is_ok()
+    }
+
+    /// Asks a quorum whether this replica still leads; openraft steps down when it hears of another.
+    pub(crate) async fn doubt_leadership(&self) {
+        self.quorum_doubted();
+        let asked = tokio::time::timeout(LEASE, self.confirm_quorum()).await;
+        if !matches!(asked, Ok(Ok(()))) {
+            debug!(group = %self.id, "nobody confirms that this replica still leads");
+        }
     }
 
     /// A leader at rest has an expired lease, and openraft refuses its writes:

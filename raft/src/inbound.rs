@@ -199,6 +199,13 @@ async fn on_vote(
         last_log_id: header.last.map(wire::id_from),
         leadership_transfer: header.transfer,
     };
+    if message.kind == kind::PRE_VOTE
+        && let Some(term) = group.leading_term()
+        && header.vote.term > term + 1
+    {
+        // It has voted later than for this leader, who may have been deposed without hearing of it.
+        group.doubt_leadership().await;
+    }
     let answer = if message.kind == kind::VOTE {
         group.raft.vote(request).await
     } else if let Some(live) = node
@@ -292,6 +299,12 @@ impl Inbound for Receiver {
                 });
                 return;
             }
+            // Also while the group is being opened: two replicas may need each other's entries for that.
+            kind::ENTRIES if node.repairs.knows(GroupId(message.group)) => {
+                tokio::spawn(node.repairs.clone().answer(message, reply));
+                return;
+            }
+            kind::ENTRIES => return,
             _ => {}
         }
         // Not (yet) open here: dropping the reply tells the peer to try again later.
@@ -299,7 +312,7 @@ impl Inbound for Receiver {
             return;
         };
         match message.kind {
-            kind::APPEND if !has_room(&node, &message) => {
+            kind::APPEND if group.grows && !has_room(&node, &message) => {
                 debug!(%from, group = %group.id, "append refused, the disk is full");
             }
             kind::APPEND => self.on_append(&group, from, &message, reply),
@@ -311,9 +324,6 @@ impl Inbound for Receiver {
             }
             kind::SNAPSHOT => {
                 tokio::spawn(on_snapshot(group, message, reply));
-            }
-            kind::ENTRIES => {
-                tokio::spawn(node.repairs.clone().answer(message, reply));
             }
             unknown => warn!(%from, kind = unknown, "message of an unknown kind ignored"),
         }
@@ -327,7 +337,8 @@ impl Inbound for Receiver {
 }
 
 /// Whether there is room for what an append brings, which is taken then. What
-/// keeps a cluster together is small, and always has room.
+/// keeps a log going is small, and always has room, as have groups that keep
+/// themselves small: the command that frees space may be on its way to one.
 fn has_room(node: &NodeInner, message: &Message) -> bool {
     let bytes = message.payload.iter().map(Bytes::len).sum::<usize>() as u64;
     let less = |room: u64| room.checked_sub(bytes);

@@ -24,8 +24,10 @@ use crate::wire;
 
 /// Bytes of entries that one answer carries; one entry may be larger.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// Entries that one answer carries.
-const ANSWER_ENTRIES_MAX: u64 = 4_096;
+/// How long the file that a damaged entry lies in is looked for.
+const LOCATE_MAX: Duration = Duration::from_secs(2);
+/// Entries that one answer carries: they are looked at under the group's lock.
+const ANSWER_ENTRIES_MAX: u64 = 256;
 /// Answers that are read from disk at the same time.
 const ANSWERS_MAX: usize = 4;
 /// A peer that does not answer in this time has no answer.
@@ -138,10 +140,16 @@ impl Repairs {
         }
     }
 
+    /// Whether the group is open on this node, or being opened.
+    pub(crate) fn knows(&self, group: GroupId) -> bool {
+        self.lock().lives.contains_key(&group)
+    }
+
     /// Ends every healing.
     pub(crate) async fn shutdown(&self) {
         let mut tasks = {
             let mut state = self.lock();
+            state.lives.clear();
             state.healings.clear();
             std::mem::take(&mut state.tasks)
         };
@@ -174,6 +182,10 @@ impl Repairs {
         };
         let mut state = self.lock();
         while state.tasks.try_join_next().is_some() {}
+        if !state.lives.contains_key(group) {
+            // Closed meanwhile: nobody would end the healing.
+            return None;
+        }
         if let Some(healing) = state.healings.get(group) {
             return Some(healing.ended.clone());
         }
@@ -274,7 +286,9 @@ impl Task {
         let file = self
             .repairs
             .blocking(move |store| store.file_of(group, first));
-        let file = file.await.ok().flatten();
+        // Others wait for the entry, which is not to wait for the file's name.
+        let file = tokio::time::timeout(LOCATE_MAX, file).await;
+        let file = file.ok().and_then(Result::ok).flatten();
         error!(
             %group,
             index = first,

@@ -243,6 +243,7 @@ impl RaftNode {
         };
         life.opened();
         let is_first = spec.voters.first() == Some(&inner.replica);
+        let grows = spec.purge_behind_checkpoints.is_none();
         let group = GroupInner::new(
             id,
             inner.replica,
@@ -252,7 +253,7 @@ impl RaftNode {
             inner.repairs.clone(),
             progress,
         );
-        let group = Arc::new(group.recalling(recalled));
+        let group = Arc::new(group.recalling(recalled).growing(grows));
         inner
             .groups
             .write()

@@ -164,6 +164,13 @@ impl Manager {
                 if self.is_gone(group) {
                     return self.close(partition);
                 }
+                if let Some(placed) = self.wanted.get(&group) {
+                    // The placement may have changed while it was opened.
+                    partition
+                        .log
+                        .group
+                        .prefer(placed.placement.replicas.clone());
+                }
                 self.partitions.show(&partition);
                 self.open.insert(group, partition);
             }

@@ -138,11 +138,14 @@ impl Reader<'_> {
     }
 
     /// What to write so that those of `entries` are sound that are held in
-    /// their term and are damaged.
+    /// their term and are damaged. Where one lies in the log's bytes may not be
+    /// found out; then it is put at `log_end`, their end: a log that seems
+    /// smaller than it is keeps more, one that seems larger would be deleted.
     pub(crate) fn repairs(
         &self,
         group: GroupId,
         state: &GroupState,
+        log_end: u64,
         entries: &[Entry],
     ) -> Vec<Repair> {
         let mut repairs: Vec<Repair> = Vec::new();
@@ -178,8 +181,9 @@ impl Reader<'_> {
                     let start = known
                         .map(|(_, end)| end)
                         .or_else(|| self.start_of(group, state, &entries[place..]))
-                        .unwrap_or(0);
-                    EntryKey::of(group, entry, start + entry.payload.len() as u64)
+                        .unwrap_or(log_end);
+                    let end = start.saturating_add(entry.payload.len() as u64);
+                    EntryKey::of(group, entry, end.min(log_end))
                 }
             };
             before = Some((key.index, key.end));

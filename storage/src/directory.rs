@@ -135,12 +135,19 @@ impl DataDirectory {
     /// Refuses to go on with the id of a directory that was part of a cluster
     /// and has lost its store: it would vote as what it was, and know nothing.
     pub fn check_store(&self) -> Result<(), StorageError> {
-        if self.cluster_id().is_none() || engine::exists(&self.store_path()) {
+        if self.cluster_id().is_none() {
             return Ok(());
         }
-        let reason = "has lost its store; remove the data directory of this broker and start it \
-                      again: the other replicas fill a new one";
-        Err(refused(&self.path, reason.to_owned()))
+        let reason = match engine::exists(&self.store_path()) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                "has lost its store; if all of its file systems are mounted, remove the data directory \
+                 of this broker and start it again: the other replicas fill a new one"
+                    .to_owned()
+            }
+            Err(error) => format!("has a store that can't be read: {error}"),
+        };
+        Err(refused(&self.path, reason))
     }
 
     /// The broker that it belongs to.

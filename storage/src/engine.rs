@@ -30,9 +30,9 @@ use crate::watermark;
 use crate::writer::{Change, Writer, fatal};
 
 /// Whether a store was ever made in `path`.
-pub(crate) fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> io::Result<bool> {
     // Names the newest manifest; there is no database without it.
-    path.join("rocksdb").join("CURRENT").exists()
+    path.join("rocksdb").join("CURRENT").try_exists()
 }
 
 /// A [`LogStore`] on disk.

@@ -130,7 +130,8 @@ impl Shared {
                 // What is in memory may not be on disk yet.
                 let cached = inner.tail.first_index().unwrap_or(u64::MAX);
                 let stored = entries.partition_point(|entry| entry.index < cached);
-                repairs = Reader::new(&self.db).repairs(group.id, &inner.state, &entries[..stored]);
+                let reader = Reader::new(&self.db);
+                repairs = reader.repairs(group.id, &inner.state, inner.end, &entries[..stored]);
             }
             Write::Drop => {
                 inner.cuts += 1;

@@ -1,6 +1,7 @@
 //! A node's disk: the store's model of one, with a time that a sync takes, and
 //! the ways in which a broken build would use it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,6 +178,10 @@ impl LogStore for Disk {
 
     fn activity(&self) -> StoreActivity {
         self.memory.activity()
+    }
+
+    fn file_of(&self, group: GroupId, index: u64) -> Option<PathBuf> {
+        self.memory.file_of(group, index)
     }
 
     fn never_blocks(&self) -> bool {
