@@ -183,7 +183,7 @@ impl Reader<'_> {
                         .or_else(|| self.start_of(group, state, &entries[place..]))
                         .unwrap_or(log_end);
                     let end = start.saturating_add(entry.payload.len() as u64);
-                    EntryKey::of(group, entry, end.min(log_end))
+                    EntryKey::of(group, entry, end)
                 }
             };
             before = Some((key.index, key.end));
