@@ -30,8 +30,8 @@ const USABLE_MAX: Duration = Duration::from_secs(10);
 const REST_CORES_MAX: f64 = 0.05;
 /// After a kill, until all partitions that the broker led took a write.
 const FAILOVER_MAX: Duration = Duration::from_secs(3);
-/// From the start of the process until all partitions took a write. What is printed is about two seconds on two cores.
-const READY_MAX: Duration = Duration::from_secs(6);
+/// From the start of the process until all partitions took a write.
+const READY_MAX: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_thousand_partitions_are_soon_there_cost_nothing_at_rest_and_outlive_a_broker() {

@@ -12,10 +12,11 @@ use drave_storage::{Checkpoint, Done, Engine, EngineOptions, Entry, GroupId, Log
 pub(crate) const G: GroupId = GroupId(7);
 pub(crate) const ALL: usize = usize::MAX;
 
-/// Sizes small enough that every path is taken: evictions, flushes, full queues.
+/// Sizes small enough that every path is taken: evictions, flushes, full queues. The cache holds the largest of the
+/// tests' appends: what was appended last is never evicted before the test looks.
 pub(crate) fn small() -> EngineOptions {
     EngineOptions {
-        tail_cache_bytes: 4 << 10,
+        tail_cache_bytes: 32 << 10,
         queue_bytes_max: 64 << 10,
         write_buffer_bytes: 256 << 10,
         block_cache_bytes: 1 << 20,
