@@ -1,5 +1,6 @@
 //! Which checkpoints of a group's machine are kept, and which one is its
-//! snapshot: the boundary, up to which the log may be purged.
+//! snapshot: the boundary, up to which the log may be purged. The newest one
+//! may be only for a restart: the next one takes its place.
 //!
 //! Shared by the machine's driver, which adds them, and by whoever purges by
 //! retention, who picks the boundary from another task.
@@ -16,6 +17,8 @@ struct Held {
     index: u64,
     /// It can be read back from the store.
     stored: bool,
+    /// It may become the boundary; one for a restart goes when the next one comes.
+    lasting: bool,
 }
 
 #[derive(Debug, Default)]
@@ -25,6 +28,39 @@ struct Inner {
     boundary: Option<u64>,
     /// How many have left the newest [`RECENT`].
     aged: usize,
+}
+
+impl Held {
+    /// One that the store had before.
+    fn stored(index: u64) -> Held {
+        Held {
+            index,
+            stored: true,
+            lasting: true,
+        }
+    }
+}
+
+impl Inner {
+    /// Lets go of what was only for a restart; whether `index` is a new one.
+    fn make_room(&mut self, index: u64) -> bool {
+        let is_new = self.held.last().is_none_or(|last| last.index != index);
+        if is_new {
+            self.held.pop_if(|last| !last.lasting);
+        }
+        is_new
+    }
+
+    /// Adds one; those that were there.
+    fn push(&mut self, index: u64, lasting: bool) -> Vec<u64> {
+        let keep = self.held.iter().map(|held| held.index).collect();
+        self.held.push(Held {
+            index,
+            stored: false,
+            lasting,
+        });
+        keep
+    }
 }
 
 /// The checkpoints of one group.
@@ -40,19 +76,24 @@ impl Checkpoints {
     /// go, and with them the checkpoints before it.
     pub(crate) fn open(&self, indexes: &[u64], purged: Option<u64>) {
         let mut inner = self.lock();
-        let stored = true;
         let held = indexes.iter().filter(|index| Some(**index) >= purged);
-        inner.held = held.map(|&index| Held { index, stored }).collect();
+        inner.held = held.map(|&index| Held::stored(index)).collect();
         let first = inner.held.first().map(|held| held.index);
         inner.boundary = purged.and(first);
     }
 
-    /// Adds a checkpoint that is on its way to the store, unless it is there
-    /// already; returns those to keep beside it. With `purge_behind`, only so
-    /// many older ones stay and the oldest of them becomes the boundary.
+    /// Adds a checkpoint for a restart that is on its way to the store, unless
+    /// it is there already; returns those to keep beside it.
+    pub(crate) fn add_for_restart(&self, index: u64) -> Option<Vec<u64>> {
+        let mut inner = self.lock();
+        inner.make_room(index).then(|| inner.push(index, false))
+    }
+
+    /// The same for a lasting one. With `purge_behind`, only so many older ones
+    /// stay and the oldest of them becomes the boundary.
     pub(crate) fn add(&self, index: u64, purge_behind: Option<u32>) -> Option<Vec<u64>> {
         let mut inner = self.lock();
-        if inner.held.last().is_some_and(|last| last.index == index) {
+        if !inner.make_room(index) {
             return None;
         }
         if let Some(behind) = purge_behind {
@@ -67,10 +108,7 @@ impl Checkpoints {
                 inner.held.remove(aging);
             }
         }
-        let keep = inner.held.iter().map(|held| held.index).collect();
-        let stored = false;
-        inner.held.push(Held { index, stored });
-        Some(keep)
+        Some(inner.push(index, true))
     }
 
     /// The store has written the checkpoint.
@@ -84,8 +122,7 @@ impl Checkpoints {
     /// A snapshot has taken the place of the log up to `index`.
     pub(crate) fn replace(&self, index: u64) {
         let mut inner = self.lock();
-        let stored = true;
-        inner.held = vec![Held { index, stored }];
+        inner.held = vec![Held::stored(index)];
         inner.boundary = Some(index);
     }
 
@@ -95,7 +132,7 @@ impl Checkpoints {
         let mut inner = self.lock();
         let chosen = inner.held.iter().rev();
         let chosen = chosen
-            .filter(|held| held.stored && held.index < index)
+            .filter(|held| held.stored && held.lasting && held.index < index)
             .map(|held| held.index)
             .next();
         let Some(chosen) = chosen.filter(|chosen| Some(*chosen) > inner.boundary) else {
@@ -165,6 +202,21 @@ mod tests {
         assert!(checkpoints.choose_before(50));
         assert!(!checkpoints.choose_before(50));
         assert_eq!(checkpoints.boundary(), Some(40));
+    }
+
+    #[test]
+    fn one_for_a_restart_goes_when_the_next_one_comes_and_is_no_boundary() {
+        let checkpoints = Checkpoints::default();
+        assert_eq!(checkpoints.add(10, None), Some(vec![]));
+        assert_eq!(checkpoints.add_for_restart(12), Some(vec![10]));
+        assert_eq!(checkpoints.add_for_restart(12), None);
+        assert_eq!(checkpoints.add_for_restart(14), Some(vec![10]));
+        checkpoints.stored(10);
+        checkpoints.stored(14);
+        assert!(checkpoints.choose_before(20));
+        assert_eq!(checkpoints.boundary(), Some(10));
+        assert_eq!(checkpoints.add(16, Some(1)), Some(vec![10]));
+        assert_eq!(held(&checkpoints), [10, 16]);
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub struct GroupSpec {
     /// [`Group::prefer`] says another. Empty on every other replica: it waits to
     /// be added by the leader.
     pub voters: Vec<ReplicaId>,
-    /// Bytes of log after which a checkpoint of the machine is stored.
+    /// Bytes of log after which a lasting checkpoint of the machine is stored.
+    /// In between, others make a restart quick.
     pub checkpoint_bytes: u64,
     /// After a checkpoint, entries before the one `n` checkpoints back are
     /// purged; `None`: only [`Group`]'s owner purges.
@@ -243,6 +244,7 @@ impl RaftNode {
         };
         life.opened();
         let is_first = spec.voters.first() == Some(&inner.replica);
+        let is_alone = spec.voters == [inner.replica];
         let grows = spec.purge_behind_checkpoints.is_none();
         let group = GroupInner::new(
             id,
@@ -271,7 +273,8 @@ impl RaftNode {
             match (is_empty, is_first) {
                 (true, true) => now,
                 (true, false) => now + FIRST_ENTRY_GRACE + turn,
-                (false, _) if group.voters() == [inner.replica] => now,
+                // There is nobody to hear from. (Should others have been added since, they deny its pre-vote.)
+                (false, _) if is_alone => now,
                 (false, _) => now + OPEN_GRACE + turn,
             },
         );

@@ -1,8 +1,9 @@
 //! Drives a [`StateMachine`] from openraft, and keeps its checkpoints.
 //!
 //! The machine's state lives in memory. Every `checkpoint_bytes` of applied log
-//! a checkpoint goes to the store, unsynced: it can only be lost together with
-//! entries that follow it. After a restart the newest checkpoint is restored
+//! a checkpoint goes to the store, and more in between that each take the place
+//! of the one before, unsynced: they can only be lost together with entries that
+//! follow them. After a restart the newest checkpoint is restored
 //! and the entries after it are applied again as they become committed.
 //!
 //! A snapshot for another replica is the checkpoint *at the purge boundary*,
@@ -99,6 +100,12 @@ pub(crate) struct CheckpointPolicy {
     pub(crate) purge_behind: Option<u32>,
 }
 
+/// Between two lasting checkpoints so many are stored for a restart, which
+/// applies what follows the newest one again.
+const RESTARTS_SHARE: u64 = 16;
+/// Checkpoints for a restart take at most this part of what the entries do.
+const CHECKPOINT_SHARE: u64 = 16;
+
 /// Entries without much payload count as this many bytes towards a checkpoint.
 const ENTRY_BYTES_MIN: u64 = 1024;
 
@@ -112,7 +119,12 @@ pub(crate) struct Driver {
     purge_due: mpsc::Sender<PurgeDue>,
     applied: Option<EntryId>,
     membership: Stored,
+    /// Of entries applied since the last lasting checkpoint,
+    bytes_since_lasting: u64,
+    /// and since the last one of either kind.
     bytes_since_checkpoint: u64,
+    /// The next one for a restart is due after this many.
+    restart_bytes: u64,
 }
 
 impl Driver {
@@ -156,7 +168,9 @@ impl Driver {
             purge_due,
             applied,
             membership,
+            bytes_since_lasting: 0,
             bytes_since_checkpoint: 0,
+            restart_bytes: policy.bytes / RESTARTS_SHARE,
         })
     }
 
@@ -181,13 +195,27 @@ impl Driver {
         })
     }
 
-    fn store_checkpoint(&mut self) {
+    /// Stores the checkpoint that is due, if one is.
+    fn store_due_checkpoint(&mut self) {
+        let lasting = self.bytes_since_lasting >= self.policy.bytes;
+        if !lasting && self.bytes_since_checkpoint < self.restart_bytes {
+            return;
+        }
         let Some(checkpoint) = self.encode_checkpoint() else {
             return;
         };
         self.bytes_since_checkpoint = 0;
+        self.restart_bytes = (self.policy.bytes / RESTARTS_SHARE)
+            .max(checkpoint.bytes.len() as u64 * CHECKPOINT_SHARE);
         let (index, purge_behind) = (checkpoint.index, self.policy.purge_behind);
-        let Some(keep) = self.progress.checkpoints.add(index, purge_behind) else {
+        let checkpoints = &self.progress.checkpoints;
+        let keep = if lasting {
+            self.bytes_since_lasting = 0;
+            checkpoints.add(index, purge_behind)
+        } else {
+            checkpoints.add_for_restart(index)
+        };
+        let Some(keep) = keep else {
             return;
         };
         let progress = self.progress.clone();
@@ -199,7 +227,7 @@ impl Driver {
         let write = Write::Checkpoint { checkpoint, keep };
         self.store.submit(self.group, write, Some(done));
         let boundary = self.progress.checkpoints.boundary();
-        if let (Some(_), Some(index)) = (purge_behind, boundary) {
+        if lasting && let (Some(_), Some(index)) = (purge_behind, boundary) {
             let due = PurgeDue {
                 group: self.group,
                 index,
@@ -305,7 +333,9 @@ impl RaftStateMachine<Types> for Driver {
                 command: command.as_ref(),
             });
             self.applied = Some(id);
-            self.bytes_since_checkpoint += ENTRY_BYTES_MIN.max(entry.weight() as u64);
+            let bytes = ENTRY_BYTES_MIN.max(entry.weight() as u64);
+            self.bytes_since_lasting += bytes;
+            self.bytes_since_checkpoint += bytes;
             if let Some(responder) = responder {
                 replies.push((responder, reply));
             }
@@ -325,9 +355,7 @@ impl RaftStateMachine<Types> for Driver {
         for (responder, reply) in replies {
             responder.send(reply);
         }
-        if self.bytes_since_checkpoint >= self.policy.bytes {
-            self.store_checkpoint();
-        }
+        self.store_due_checkpoint();
         Ok(())
     }
 
@@ -372,6 +400,7 @@ impl RaftStateMachine<Types> for Driver {
         self.store.submit(self.group, write, Some(done));
         synced.await.map_err(io::Error::other)??;
         self.progress.checkpoints.replace(index);
+        self.bytes_since_lasting = 0;
         self.bytes_since_checkpoint = 0;
         Ok(())
     }
