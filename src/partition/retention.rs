@@ -7,12 +7,13 @@
 //! older every 128 MiB: up to that much more than can be read stays on disk.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use drave_raft::ProposeError;
 use drave_storage::Write;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
@@ -23,10 +24,12 @@ use super::view::PartitionView;
 use super::{Partition, Partitions, command, offsets};
 use crate::metadata::configs::TopicSettings;
 
-/// How often partitions that were written to are looked at.
-const ROUND: Duration = Duration::from_secs(2);
-/// In one round of so many, records may have become too old.
-const ROUNDS_BY_TIME: u64 = 5;
+/// How often replicas purge what has been deleted.
+const ROUND: Duration = Duration::from_millis(250);
+/// In one round of so many, partitions that were written to are looked at by size.
+const ROUNDS_BY_SIZE: u64 = 4;
+/// In one round of so many, all are, and and records may have become too old; one that looks by size too.
+const ROUNDS_BY_TIME: u64 = 40;
 /// A leader that finds something to delete waits so long for a quorum.
 const TRIM_TIMEOUT: Duration = Duration::from_secs(10);
 /// Deleting by size waits until this part of what is kept, or this much, is too much.
@@ -38,6 +41,8 @@ const POINTS_ERASED_MAX: usize = 4096;
 /// How far retention has come with a replica.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    /// A deletion waits for a quorum; until it ends there is no other.
+    trimming: AtomicBool,
     /// High watermark at the last look by size.
     sized_at: AtomicI64,
     /// Log start offset that the log was purged for.
@@ -46,58 +51,92 @@ pub(super) struct Progress {
     erased_to: AtomicI64,
 }
 
+/// What a round looks for besides what has been deleted.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    by_size: bool,
+    by_time: bool,
+}
+
+impl Round {
+    fn new(number: u64) -> Round {
+        Round {
+            by_size: number.is_multiple_of(ROUNDS_BY_SIZE),
+            by_time: number.is_multiple_of(ROUNDS_BY_TIME),
+        }
+    }
+}
+
 /// Looks at every replica on this broker, for as long as it runs.
 pub(super) async fn run(partitions: Arc<Partitions>) {
-    for round in 1u64.. {
+    // At most one for each replica. They end with this task.
+    let mut trims = JoinSet::new();
+    for round in 1.. {
         sleep(ROUND).await;
-        let by_time = round.is_multiple_of(ROUNDS_BY_TIME);
+        while trims.try_join_next().is_some() {}
+        let round = Round::new(round);
         for topic in partitions.registry().topics() {
             for slot in &topic.partitions {
                 let Some(replica) = slot.replica() else {
                     continue;
                 };
-                let looked = look(&partitions, &replica, &topic.settings, by_time).await;
-                if let Err(error) = looked {
-                    let (topic, partition) = (&replica.topic, replica.index);
-                    warn!(topic, partition, %error, "old records can't be deleted now");
+                match look(&partitions, &replica, &topic.settings, round).await {
+                    Ok(Some(offset)) => {
+                        trims.spawn(trim(replica, offset));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let (topic, partition) = (&replica.topic, replica.index);
+                        warn!(topic, partition, %error, "old records can't be deleted now");
+                    }
                 }
             }
         }
     }
 }
 
+/// Purges what is deleted; the offset to [`trim`] to, if more is due.
 async fn look(
     partitions: &Partitions,
     replica: &Arc<Partition>,
     settings: &TopicSettings,
-    by_time: bool,
-) -> Result<(), ReadError> {
+    round: Round,
+) -> Result<Option<i64>, ReadError> {
+    let progress = &replica.retention;
     let (start, end) = (
         replica.view.log_start_offset(),
         replica.view.high_watermark(),
     );
-    if start < end && replica.serving_epoch().is_some() {
-        let grown = replica.retention.sized_at.swap(end, Ordering::Relaxed) != end;
-        let bytes = settings.retention_bytes.filter(|_| grown);
-        let ms = settings.retention_ms.filter(|_| by_time);
-        if bytes.is_some() || ms.is_some() {
-            let looked = Arc::clone(replica);
-            let due = partitions.blocking(move || due(&looked.view, &looked.log, bytes, ms));
-            if let Some(offset) = due.await? {
-                match replica.delete_before(offset, TRIM_TIMEOUT).await {
-                    Ok(start) => debug!(group = %replica.group(), start, "deleted old records"),
-                    Err(error) => debug!(group = %replica.group(), %error, "not deleted now"),
-                }
-            }
-        }
-    }
-    let start = replica.view.log_start_offset();
-    if start > 0
-        && (by_time || replica.retention.purged_for.swap(start, Ordering::Relaxed) != start)
-    {
+    let moved = progress.purged_for.swap(start, Ordering::Relaxed) != start;
+    if start > 0 && (moved || round.by_time) {
         purge(partitions, replica, start).await?;
     }
-    Ok(())
+    let trimming = progress.trimming.load(Ordering::Relaxed);
+    if start == end || trimming || !round.by_size || replica.serving_epoch().is_none() {
+        return Ok(None);
+    }
+    let grown = progress.sized_at.swap(end, Ordering::Relaxed) != end;
+    // The settings may have changed where nothing was written.
+    let bytes = settings.retention_bytes.filter(|_| grown || round.by_time);
+    let ms = settings.retention_ms.filter(|_| round.by_time);
+    if bytes.is_none() && ms.is_none() {
+        return Ok(None);
+    }
+    let looked = Arc::clone(replica);
+    let due = partitions
+        .blocking(move || due(&looked.view, &looked.log, bytes, ms))
+        .await?;
+    progress.trimming.store(due.is_some(), Ordering::Relaxed);
+    Ok(due)
+}
+
+/// Deletes what is due. It may wait for a quorum, and nobody else waits for it.
+async fn trim(replica: Arc<Partition>, offset: i64) {
+    match replica.delete_before(offset, TRIM_TIMEOUT).await {
+        Ok(start) => debug!(group = %replica.group(), start, "deleted old records"),
+        Err(error) => debug!(group = %replica.group(), %error, "not deleted now"),
+    }
+    replica.retention.trimming.store(false, Ordering::Relaxed);
 }
 
 /// The offset that the log is to start at, if records before it are too many or too old. Blocks.

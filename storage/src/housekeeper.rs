@@ -138,7 +138,7 @@ impl Housekeeper {
             due = self.wake.wait(due).expect(POISONED);
         }
         let until = Instant::now() + GATHER;
-        while !due.closing {
+        while !due.closing && !due.purged.is_urgent() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

@@ -53,7 +53,7 @@ pub(crate) fn database(options: &EngineOptions, direct: bool) -> Options {
     // A recycled WAL file does not grow, so its sync writes no metadata.
     db.set_recycle_log_file_num(2);
     // Bounds how long the rarely written families hold old WAL files back.
-    db.set_max_total_wal_size(3 * options.write_buffer_bytes as u64);
+    db.set_max_total_wal_size(2 * options.write_buffer_bytes as u64);
     // Flushes through the page cache cost twice the CPU; recent data is read
     // from our own cache anyway.
     db.set_use_direct_io_for_flush_and_compaction(direct);
@@ -83,7 +83,9 @@ pub(crate) fn families(options: &EngineOptions) -> Vec<ColumnFamilyDescriptor> {
     // Payloads go to blob files once and stay: compaction rewrites keys only.
     log.set_enable_blob_files(true);
     log.set_min_blob_size(512);
-    log.set_blob_file_size(256 << 20);
+    // A flush writes in the order of keys, so a small file has entries of few
+    // groups, and is free as soon as those are purged.
+    log.set_blob_file_size(16 << 20);
     log.set_blob_compression_type(DBCompressionType::None);
     log.set_enable_blob_gc(false);
     let mut state = family(&cache, Some(10.0));

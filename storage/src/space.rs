@@ -17,7 +17,10 @@ use crate::room::Room;
 /// Drops wait until together they free this much.
 const DUE_BYTES_MIN: u64 = 1 << 20;
 /// Purges wait until together they free about this much.
-const PURGED_BYTES_MIN: u64 = 32 << 20;
+const PURGED_BYTES_MIN: u64 = 16 << 20;
+/// With so much, freeing does not wait for more: a replica that takes a snapshot
+/// drops its log at once, and what takes its place comes faster than any producer writes.
+const PURGED_BYTES_URGENT: u64 = 64 << 20;
 /// Moving what is live must free at least this much,
 const GARBAGE_BYTES_MIN: u64 = 8 << 20;
 /// and this part of all blob files: a fifth, so four bytes move for each one freed at most.
@@ -67,6 +70,10 @@ impl Purged {
 
     pub(crate) fn is_due(&self) -> bool {
         self.bytes >= PURGED_BYTES_MIN
+    }
+
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.bytes >= PURGED_BYTES_URGENT
     }
 
     /// What is due, if it is; small purges stay and add up.
