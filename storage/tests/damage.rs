@@ -18,6 +18,8 @@ use drave_storage::{
 const GROUPS: u64 = 3;
 /// Places at which each file is cut, and others at which a bit is flipped.
 const PLACES: u64 = 6;
+/// Places at which each of several write-ahead logs is cut.
+const HOLES: u64 = 24;
 
 /// All that a group holds.
 #[derive(Debug, PartialEq)]
@@ -155,6 +157,34 @@ fn verdict(path: &Path, whole: &[Held], what: &str) -> &'static str {
     }
 }
 
+/// Damages a file of a copy at one place; how the copy came out, in a line.
+fn damage(original: &Path, name: &Path, at: u64, cuts: bool, whole: &[Held]) -> String {
+    let copied = tempfile::tempdir().unwrap();
+    copy(original, copied.path());
+    let damaged = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(copied.path().join(name))
+        .unwrap();
+    let bytes = damaged.metadata().unwrap().len();
+    if cuts {
+        damaged.set_len(at).unwrap();
+    } else {
+        let mut byte = [0];
+        damaged.read_exact_at(&mut byte, at).unwrap();
+        damaged
+            .write_all_at(&[byte[0] ^ (1 << (at % 8))], at)
+            .unwrap();
+    }
+    let what = format!(
+        "{} {} at {at} of {bytes}",
+        name.display(),
+        if cuts { "cut" } else { "flipped" }
+    );
+    let verdict = verdict(copied.path(), whole, &what);
+    format!("{what}: {verdict}\n")
+}
+
 #[test]
 fn a_store_with_any_one_file_damaged_is_whole_or_refused() {
     let original = tempfile::tempdir().unwrap();
@@ -178,30 +208,9 @@ fn a_store_with_any_one_file_damaged_is_whole_or_refused() {
                 }
             };
             for cuts in [true, false] {
-                let copied = tempfile::tempdir().unwrap();
-                copy(original.path(), copied.path());
-                let damaged = fs::File::options()
-                    .read(true)
-                    .write(true)
-                    .open(copied.path().join(name))
-                    .unwrap();
-                if cuts {
-                    damaged.set_len(at).unwrap();
-                } else {
-                    let mut byte = [0];
-                    damaged.read_exact_at(&mut byte, at).unwrap();
-                    damaged
-                        .write_all_at(&[byte[0] ^ (1 << (at % 8))], at)
-                        .unwrap();
-                }
-                let what = format!(
-                    "{} {} at {at} of {bytes}",
-                    name.display(),
-                    if cuts { "cut" } else { "flipped" }
-                );
-                let verdict = verdict(copied.path(), &whole, &what);
-                report += &format!("{what}: {verdict}\n");
-                refused += usize::from(verdict == "refused");
+                let line = damage(original.path(), name, at, cuts, &whole);
+                refused += usize::from(line.ends_with("refused\n"));
+                report += &line;
             }
         }
     }
@@ -214,4 +223,34 @@ fn a_store_with_any_one_file_damaged_is_whole_or_refused() {
         tables.count() as u64 >= 2 * PLACES,
         "damaged payloads were not mended:\n{report}"
     );
+}
+
+#[test]
+fn a_hole_between_two_write_ahead_logs_is_seen() {
+    let original = tempfile::tempdir().unwrap();
+    let engine = open(original.path());
+    // The small state keeps old logs alive while entries begin new ones.
+    write(&*engine, 0, 120, 1);
+    write(&*engine, 120, 180, 2);
+    let whole: Vec<Held> = (1..=GROUPS)
+        .map(|group| held(&*engine, GroupId(group), None).unwrap())
+        .collect();
+    drop(engine);
+    let all = files(original.path());
+    let logs = all
+        .iter()
+        .filter(|file| file.extension().is_some_and(|kind| kind == "log"));
+    let logs: Vec<_> = logs
+        .map(|file| (file, fs::metadata(file).unwrap().len()))
+        .filter(|(_, bytes)| *bytes > 0)
+        .collect();
+    assert!(logs.len() > 1, "{logs:?}");
+    let mut report = String::new();
+    for (file, bytes) in logs {
+        let name = file.strip_prefix(original.path()).unwrap();
+        for place in 0..HOLES {
+            report += &damage(original.path(), name, bytes * place / HOLES, true, &whole);
+        }
+    }
+    println!("{report}");
 }
