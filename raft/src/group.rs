@@ -10,7 +10,7 @@ use drave_storage::{Entry, GroupId, SharedStore, StorageError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::EmptyNode;
 use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -76,6 +76,10 @@ pub(crate) struct GroupInner {
     pub(crate) suspect: AtomicBool,
     /// Leadership is being handed over.
     pub(crate) transferring: AtomicBool,
+    /// Fewer than a quorum of voters can be reached: what this replica leads, it leads in its own eyes only.
+    cut_off: AtomicBool,
+    /// Wakes whoever waits for a commit when that begins.
+    pub(crate) lost_quorum: Arc<Notify>,
     /// Who led when the stored vote was written, which says nothing of now.
     pub(crate) recalled: Option<Leadership>,
     store: SharedStore,
@@ -110,6 +114,8 @@ impl GroupInner {
             elections,
             suspect: AtomicBool::new(false),
             transferring: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
+            lost_quorum: Arc::default(),
             recalled: None,
             grows: false,
             store: repairs.store(),
@@ -178,8 +184,31 @@ impl GroupInner {
     }
 
     pub(crate) fn ready_term(&self) -> Option<u64> {
-        self.leading_term()
-            .filter(|term| self.progress.applied_term() == *term)
+        self.leading_term().filter(|term| {
+            self.progress.applied_term() == *term && !self.cut_off.load(Ordering::Acquire)
+        })
+    }
+
+    /// Whether this replica was found to be cut off from a quorum.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
+    }
+
+    /// No quorum can be reached any more: if this replica leads, it stops saying
+    /// so, and whoever waits for a commit is sent to look for another leader.
+    pub(crate) fn quorum_lost(&self) {
+        if !self.cut_off.swap(true, Ordering::AcqRel) {
+            self.quorum_doubted();
+            self.lost_quorum.notify_waiters();
+            self.progress.look_at_leadership();
+        }
+    }
+
+    /// A quorum can be reached again.
+    pub(crate) fn quorum_regained(&self) {
+        if self.cut_off.swap(false, Ordering::AcqRel) {
+            self.progress.look_at_leadership();
+        }
     }
 
     /// Publishes the leadership as it is now; returns it when it has changed.
@@ -321,19 +350,24 @@ impl Group {
             command.tag
         );
         let inner = &self.inner;
-        if inner.leading_term().is_none() {
+        if inner.leading_term().is_none() || inner.is_cut_off() {
             // Nobody may know of a leader because the group is at rest: wake it.
             inner.elections.look(inner.id);
             return Err(ProposeError::NotLeader {
                 leadership: inner.leadership(),
             });
         }
-        inner.confirm_quorum().await?;
+        let mut lost_quorum = Box::pin(inner.lost_quorum.clone().notified_owned());
+        tokio::select! {
+            confirmed = inner.confirm_quorum() => confirmed?,
+            () = &mut lost_quorum => return Err(ProposeError::NotLeader { leadership: None }),
+        }
         let submitted = Instant::now();
         let (responder, outcome) = Responder::new();
         match inner.raft.client_write_ff(command, Some(responder)).await {
             Ok(()) => Ok(PendingProposal {
                 outcome,
+                lost_quorum,
                 group: inner.clone(),
                 submitted,
             }),

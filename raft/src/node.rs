@@ -11,6 +11,7 @@ use drave_storage::{GroupId, SharedStore};
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::EmptyNode;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -128,7 +129,10 @@ impl NodeInner {
             up_since.insert(*peer, Instant::now());
         }
         match &event {
-            PeerEvent::Down { broker, .. } => self.leader_gone(*broker),
+            PeerEvent::Down { broker, .. } => {
+                self.leader_gone(*broker);
+                self.quorums_lost(*broker);
+            }
             PeerEvent::Restarted { peer, .. } => self.leader_gone(peer.broker),
             PeerEvent::Up { .. } => {}
         }
@@ -157,6 +161,46 @@ impl NodeInner {
             }
         }
         info!(broker, groups = orphans, "a leader's node is gone");
+    }
+
+    /// Leaders here that can reach no quorum without the broker that went stop
+    /// leading in others' eyes: the others may have elected somebody else.
+    fn quorums_lost(&self, broker: u32) {
+        let mut lost = 0u32;
+        for group in self.open_groups() {
+            let gone = |voter: &ReplicaId| voter.broker == broker;
+            if group.leading_term().is_some() && !self.reaches_quorum(&group, gone) {
+                group.quorum_lost();
+                lost += 1;
+            }
+        }
+        if lost > 0 {
+            warn!(broker, groups = lost, "no quorum can be reached any more");
+        }
+    }
+
+    /// Whether enough voters, but those left out, are there to commit something.
+    fn reaches_quorum(&self, group: &GroupInner, left_out: impl Fn(&ReplicaId) -> bool) -> bool {
+        let voters = group.voters();
+        let there = voters.iter().filter(|voter| {
+            **voter == group.replica || (!left_out(voter) && self.is_there(**voter))
+        });
+        there.count() > voters.len() / 2
+    }
+
+    /// A peer is there: groups that lacked a quorum may have one again. Whether
+    /// this replica still leads them is asked first.
+    async fn quorums_regained(&self) {
+        let mut asked = JoinSet::new();
+        for group in self.open_groups() {
+            if group.is_cut_off() && self.reaches_quorum(&group, |_| false) {
+                asked.spawn(async move {
+                    group.doubt_leadership().await;
+                    group.quorum_regained();
+                });
+            }
+        }
+        asked.join_all().await;
     }
 
     /// How many live replicas stand before this one: in the order of the
@@ -325,7 +369,8 @@ pub(crate) async fn run_greetings(node: Arc<NodeInner>, mut events: mpsc::Receiv
     while let Some(event) = events.recv().await {
         match event {
             PeerEvent::Up { peer, .. } | PeerEvent::Restarted { peer, .. } => {
-                node.greet(peer).await
+                node.greet(peer).await;
+                node.quorums_regained().await;
             }
             PeerEvent::Down { .. } => {}
         }

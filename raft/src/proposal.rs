@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use openraft::OptionalSend;
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::raft::ClientWriteResult;
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -43,9 +44,11 @@ pub struct Proposed {
 }
 
 /// A queued command: resolves when it is committed on a durable quorum and
-/// applied here, or when that can no longer be known.
+/// applied here, or when that can no longer be known: no quorum can be reached.
 pub struct PendingProposal {
     pub(crate) outcome: oneshot::Receiver<ClientWriteResult<Types>>,
+    /// Ends the wait for a quorum that can't be reached any more.
+    pub(crate) lost_quorum: Pin<Box<OwnedNotified>>,
     pub(crate) group: std::sync::Arc<GroupInner>,
     pub(crate) submitted: Instant,
 }
@@ -54,7 +57,13 @@ impl Future for PendingProposal {
     type Output = Result<Proposed, ProposeError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = std::task::ready!(Pin::new(&mut self.outcome).poll(context));
+        let outcome = match Pin::new(&mut self.outcome).poll(context) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                std::task::ready!(self.lost_quorum.as_mut().poll(context));
+                return Poll::Ready(Err(ProposeError::Unknown));
+            }
+        };
         Poll::Ready(match outcome {
             Ok(Ok(response)) => {
                 self.group.quorum_confirmed(self.submitted);

@@ -44,7 +44,7 @@ pub(crate) struct Progress {
     applied_next: AtomicU64,
     /// Its term.
     applied_term: AtomicU64,
-    /// Raised when a new leader's first entry was applied.
+    /// Raised when a new leader's first entry was applied, or its quorum was lost or found.
     raft_entry: Notify,
     /// The checkpoints held.
     pub(crate) checkpoints: Checkpoints,
@@ -64,6 +64,11 @@ impl Progress {
     /// Waits until an entry of Raft itself is applied: a new leader's first one.
     pub(crate) async fn raft_entry_applied(&self) {
         self.raft_entry.notified().await;
+    }
+
+    /// Whether this replica may serve has changed for another reason.
+    pub(crate) fn look_at_leadership(&self) {
+        self.raft_entry.notify_one();
     }
 
     fn set(&self, id: &EntryId) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -15,8 +16,10 @@ use parking_lot::Mutex;
 use super::connection::Connection;
 use super::error::{ClientError, check};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Who knows the cluster answers at once; after this time another broker is asked.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A cluster, reached through any of its brokers. Clones share connections.
@@ -29,6 +32,8 @@ struct Inner {
     /// Addresses of brokers as the newest metadata says.
     brokers: Mutex<BTreeMap<i32, String>>,
     connections: Mutex<HashMap<String, Connection>>,
+    /// Which address [`Cluster::any`] tries first: another one after each that did not help.
+    first: AtomicUsize,
 }
 
 impl Cluster {
@@ -43,6 +48,7 @@ impl Cluster {
             client_id: client_id.to_owned(),
             brokers: Mutex::new(BTreeMap::new()),
             connections: Mutex::new(HashMap::new()),
+            first: AtomicUsize::new(0),
         }))
     }
 
@@ -70,11 +76,23 @@ impl Cluster {
         self.connection(&address).await
     }
 
-    /// A connection to whichever broker answers first, in order of the bootstrap addresses.
+    /// A connection to whichever broker answers first, in order of the bootstrap
+    /// addresses, connected ones first, beginning with another one after each
+    /// that was of no help.
     pub async fn any(&self) -> Result<Connection, ClientError> {
+        let mut addresses = self.0.bootstrap.clone();
         let known: Vec<String> = self.0.brokers.lock().values().cloned().collect();
+        addresses.extend(
+            known
+                .into_iter()
+                .filter(|it| !self.0.bootstrap.contains(it)),
+        );
+        let first = self.0.first.load(Ordering::Relaxed) % addresses.len().max(1);
+        addresses.rotate_left(first);
+        // Whoever is connected answers sooner than one that may be gone.
+        addresses.sort_by_key(|address| !self.is_connected(address));
         let mut failure = None;
-        for address in self.0.bootstrap.iter().chain(&known) {
+        for address in &addresses {
             match self.connection(address).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failure = failure.or(Some(error)),
@@ -84,6 +102,17 @@ impl Cluster {
             address: "bootstrap".to_owned(),
             reason: "no address is given".to_owned(),
         }))
+    }
+
+    fn is_connected(&self, address: &str) -> bool {
+        let connections = self.0.connections.lock();
+        let open = connections.get(address);
+        open.is_some_and(|connection| !connection.is_lost())
+    }
+
+    /// The broker that was asked did not help: the next request to any goes to another one.
+    fn ask_another(&self) {
+        self.0.first.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sends a request to any broker.
@@ -101,7 +130,8 @@ impl Cluster {
         let request = MetadataRequest::default()
             .with_topics(topics.map(|topics| topics.iter().map(topic).collect()))
             .with_allow_auto_topic_creation(create);
-        let answer = self.call(&request).await?;
+        let asked = self.any().await?.call(&request, METADATA_TIMEOUT).await;
+        let answer = asked.inspect_err(|_| self.ask_another())?;
         let brokers = answer.brokers.iter();
         *self.0.brokers.lock() = brokers
             .map(|broker| (*broker.node_id, join(&broker.host, broker.port)))
@@ -127,6 +157,10 @@ impl Cluster {
             if let Some(leader) = leaders.get_mut(partition.partition_index as usize) {
                 *leader = *partition.leader_id;
             }
+        }
+        // A broker that is cut off knows less than the others.
+        if leaders.contains(&-1) {
+            self.ask_another();
         }
         Ok(leaders)
     }

@@ -279,6 +279,8 @@ impl Appender {
     fn fail(&self, batches: Vec<Waiting>, error: &ProposeError) {
         let error = match error {
             ProposeError::NotLeader { .. } | ProposeError::Closed => AppendError::NotLeader,
+            // Without a quorum; whether it was written shows at the next leader.
+            ProposeError::Unknown if self.group.ready_term().is_none() => AppendError::NotLeader,
             ProposeError::Unknown => AppendError::TimedOut,
         };
         for batch in batches {

@@ -78,6 +78,9 @@ impl Default for ProducerConfig {
 pub struct Acknowledged {
     /// Its partition.
     pub partition: i32,
+    /// Records that were handed over for the partition before its first one.
+    /// Batches may be reported in another order than they were handed over.
+    pub first: u64,
     /// Its bytes as sent.
     pub bytes: usize,
     /// When each of its records was handed to the producer.

@@ -285,6 +285,8 @@ impl Sender {
         let age = batch.appended_at[0].elapsed();
         if (error.is_retriable() || follows) && age < shared.config.delivery_timeout {
             accumulator.not_before = Some(Instant::now() + REFRESH_PAUSE);
+            // Nothing goes to the old leader before it is known to be the new one too.
+            accumulator.leader = -1;
             accumulator.repeat.insert(batch.order, batch);
             drop(state);
             self.refresh();
@@ -322,6 +324,7 @@ impl Sender {
 fn acknowledged(batch: Batch, outcome: Result<i64, ClientError>) -> Acknowledged {
     Acknowledged {
         partition: batch.partition as i32,
+        first: batch.order,
         bytes: batch.bytes.len(),
         appended_at: batch.appended_at,
         outcome,
