@@ -12,6 +12,7 @@ pub mod config;
 #[path = "../tests/corpus/mod.rs"]
 mod corpus;
 pub mod disk;
+pub mod durability;
 pub mod groups;
 pub mod handlers;
 pub mod http;

@@ -1,9 +1,13 @@
 //! What the durability benchmark knows of durability, whatever cluster it looks
 //! at: the [`history`] of a run is what clients were told and what they saw;
 //! the [`judge`] says which promises it shows broken, [`availability`] how well
-//! the producers were served. Both know nothing but the history.
+//! the producers were served. Both know nothing but the history. A [`report`]
+//! says what came of all scenarios of a run, for machines and for people. The
+//! [`disk`] is one of the faults: it loses power, and what was not synced with it.
 
 pub mod availability;
+pub mod disk;
 pub mod history;
 pub mod judge;
 pub mod record;
+pub mod report;

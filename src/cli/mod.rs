@@ -5,6 +5,7 @@
 //! that fails prints one line, `error: …`, and ends with 1; a wrong command line
 //! ends with 2.
 
+mod bench;
 mod cluster;
 mod consume;
 mod group;
@@ -56,6 +57,9 @@ enum Command {
     /// Show consumer groups
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Benchmark a cluster
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 /// How a client command reaches the cluster.
@@ -88,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Consume(args) => client(consume::run(args)),
         Command::Cluster(command) => client(cluster::run(command)),
         Command::Group(command) => client(group::run(command)),
+        Command::Bench(command) => bench::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

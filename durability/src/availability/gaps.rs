@@ -35,7 +35,7 @@ pub(super) fn answers(history: &History) -> Vec<Answers> {
 }
 
 /// A partition's gaps in their order; together they cover the time from the first send to the
-/// producers' stop. Gaps of no length are left out, unless it is the only one.
+/// producers' stop. Gaps of no length are left out.
 pub(super) fn gaps(answers: &Answers, stopped_us: u64) -> Vec<Gap> {
     let Some(first_sent_us) = answers.first_sent_us else {
         return Vec::new();
@@ -55,10 +55,10 @@ pub(super) fn gaps(answers: &Answers, stopped_us: u64) -> Vec<Gap> {
             from_us = until_us;
         }
     }
-    if from_us < stopped_us || gaps.is_empty() {
+    if from_us < stopped_us {
         gaps.push(Gap {
             from_us,
-            until_us: stopped_us.max(from_us),
+            until_us: stopped_us,
             recovered: false,
         });
     }

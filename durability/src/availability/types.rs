@@ -51,7 +51,8 @@ pub struct PartitionAvailability {
     pub partition: u32,
     /// Records that it acknowledged.
     pub acknowledged: u64,
-    /// The longest time without an acknowledgement; `None`: nothing was sent to it.
+    /// The longest time without an acknowledgement; `None`: nothing was sent to it
+    /// before the stop.
     pub longest_gap: Option<Gap>,
     /// All times without one that are longer than the threshold.
     pub outages: Vec<Gap>,

@@ -1,9 +1,9 @@
 //! What the final reads show: each by itself, and beside each other.
 
-use super::index::name;
+use super::Case;
+use super::index::{Known, name};
 use super::log::{Log, describe_all};
 use super::verdict::Kind;
-use super::{Case, Known};
 use crate::history::Outcome;
 use crate::record::RecordId;
 

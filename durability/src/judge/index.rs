@@ -14,6 +14,15 @@ pub(super) struct Index<'a> {
     producers: Vec<Producer>,
 }
 
+/// A record that somebody sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Its place among the writes.
+    pub(super) place: usize,
+    /// Its producer's slot.
+    pub(super) slot: usize,
+}
+
 struct Producer {
     kind: ProducerKind,
     /// Places among the writes, in ascending sequence.
@@ -78,23 +87,28 @@ impl<'a> Index<'a> {
         slot
     }
 
-    /// The place of a record among the writes; `None`: nobody sent it.
+    /// The record among the writes; `None`: nobody sent it.
     ///
     /// Sequences have no holes as a rule, so that the first guess is right.
-    pub(super) fn find(&self, id: RecordId) -> Option<usize> {
-        let places = &self.producers[self.slot(id.producer)?].by_sequence;
+    pub(super) fn find(&self, id: RecordId) -> Option<Known> {
+        let slot = self.slot(id.producer)?;
+        let places = &self.producers[slot].by_sequence;
         let sequence = |place: &usize| self.writes[*place].id.sequence;
         let guess = id.sequence.checked_sub(sequence(places.first()?))?;
         let guessed = usize::try_from(guess).ok().and_then(|it| places.get(it));
         if let Some(place) = guessed.filter(|place| sequence(place) == id.sequence) {
-            return Some(*place);
+            return Some(Known {
+                place: *place,
+                slot,
+            });
         }
         let found = places.binary_search_by_key(&id.sequence, sequence).ok()?;
-        Some(places[found])
+        let place = places[found];
+        Some(Known { place, slot })
     }
 
     /// A small number for a producer, below [`Self::producers`].
-    pub(super) fn slot(&self, producer: u32) -> Option<usize> {
+    fn slot(&self, producer: u32) -> Option<usize> {
         self.slots.get(&producer).copied()
     }
 

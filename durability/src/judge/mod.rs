@@ -27,7 +27,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::history::{History, Outcome, Write};
 use crate::record::RecordId;
-use index::{Index, name};
+use index::{Index, Known, name};
 use log::{Log, describe_all};
 use verdict::Findings;
 
@@ -98,14 +98,6 @@ struct Corrupted {
     expected: Option<RecordId>,
 }
 
-/// A record that a reader was given: one that was sent to this partition.
-struct Known {
-    /// Its place among the writes.
-    place: usize,
-    /// Its producer's slot.
-    slot: usize,
-}
-
 impl Case<'_> {
     /// Which write a reader was given; `None`: it is none, which has been noted.
     fn identify(
@@ -119,31 +111,28 @@ impl Case<'_> {
         let id = match record {
             Ok(id) => *id,
             Err(why) => {
+                // The final reads come first, so that what is noted already holds.
                 let at = (partition, offset);
-                let noted = self.corrupted.entry(at).or_insert_with(|| Corrupted {
+                self.corrupted.entry(at).or_insert_with(|| Corrupted {
                     reader: reader(),
                     why: why.clone(),
                     in_the_end,
                     expected: None,
                 });
-                noted.in_the_end |= in_the_end;
                 return None;
             }
         };
-        let found = self.index.find(id).zip(self.index.slot(id.producer));
-        if let Some((place, slot)) = found
-            && self.history.writes[place].partition == partition
-        {
-            return Some(Known { place, slot });
+        let found = self.index.find(id);
+        let sent_to = found.map(|it| self.history.writes[it.place].partition);
+        if sent_to == Some(partition) {
+            return found;
         }
         if self.from_nowhere.insert((partition, id)) {
-            let sent = match found {
-                Some((place, _)) => {
-                    format!("to partition {}", self.history.writes[place].partition)
-                }
-                None => "by nobody".to_owned(),
-            };
             self.findings.violation(Kind::FromNowhere, || {
+                let sent = match sent_to {
+                    Some(sent_to) => format!("to partition {sent_to}"),
+                    None => "by nobody".to_owned(),
+                };
                 format!(
                     "{} is in partition {partition} at offset {offset} as {} saw it, but was sent {sent}",
                     name(id),
@@ -156,7 +145,7 @@ impl Case<'_> {
 
     /// Looks for every write that was acknowledged.
     fn settle_writes(&mut self) {
-        for (write, fate) in self.history.writes.iter().zip(&self.fates) {
+        for (place, write) in self.history.writes.iter().enumerate() {
             let Some(logs) = self.logs.get(write.partition as usize) else {
                 self.findings.violation(Kind::BrokenHistory, || {
                     format!(
@@ -170,6 +159,11 @@ impl Case<'_> {
             let Outcome::Acknowledged { offset } = write.outcome else {
                 continue;
             };
+            let Some(known) = self.index.find(write.id).filter(|it| it.place == place) else {
+                // Sent twice, which has been told: the first one stands for both.
+                continue;
+            };
+            let fate = self.fates[place];
             let at = offset.map(|offset| (write.partition, offset));
             let mut corrupted = at.and_then(|at| self.corrupted.get_mut(&at));
             if let Some(corrupted) = &mut corrupted
@@ -180,8 +174,7 @@ impl Case<'_> {
             if logs.is_empty() {
                 continue;
             }
-            let slot = self.index.slot(write.id.producer);
-            let promised = slot.is_none_or(|slot| self.index.kind(slot).acks == -1);
+            let promised = self.index.kind(known.slot).acks == -1;
             if fate.read == 0 {
                 if !corrupted.is_some_and(|it| it.in_the_end) {
                     let kind = Kind::AcknowledgedAndLost;

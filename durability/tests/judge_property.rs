@@ -1,0 +1,94 @@
+//! Any clean history is clean; whatever is planted in it is found, and nothing besides.
+
+mod histories;
+
+use drave_durability::history::{History, Outcome};
+use drave_durability::judge::{Verdict, judge};
+use histories::{Defect, Fate, Planned, clean};
+use proptest::prelude::*;
+
+fn fates() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        6 => Just(Fate::Acknowledged),
+        1 => Just(Fate::AcknowledgedSomewhere),
+        1 => Just(Fate::GivenUpAndWritten),
+        1 => Just(Fate::GivenUp),
+    ]
+}
+
+/// What every history has, so that every defect finds its place.
+fn planned_always() -> Vec<Planned> {
+    let fates = [
+        Fate::Acknowledged,
+        Fate::Acknowledged,
+        Fate::Acknowledged,
+        Fate::GivenUpAndWritten,
+        Fate::GivenUp,
+    ];
+    let planned = fates.map(|fate| Planned {
+        producer: 0,
+        partition: 0,
+        fate,
+        hole: 0,
+    });
+    planned.to_vec()
+}
+
+fn histories() -> impl Strategy<Value = History> {
+    let kinds = prop_oneof![Just((-1, true)), Just((-1, false)), Just((1, false))];
+    let shape = (2..4_u32, prop::collection::vec(kinds, 0..3));
+    shape.prop_flat_map(|(partitions, others)| {
+        let planned = (0..=others.len() as u32, 0..partitions, fates(), 0..3_i64).prop_map(
+            |(producer, partition, fate, hole)| Planned {
+                producer,
+                partition,
+                fate,
+                hole,
+            },
+        );
+        let planned = prop::collection::vec(planned, 0..60)
+            .prop_map(|more| [planned_always(), more].concat())
+            .prop_shuffle();
+        let consumers = prop::collection::vec((0..10_usize, 0..60_usize), 0..3);
+        (planned, 1..4_usize, consumers).prop_map(move |(planned, replicas, consumers)| {
+            clean(partitions, &others, &planned, replicas, &consumers)
+        })
+    })
+}
+
+fn assert_clean(verdict: &Verdict) -> Result<(), TestCaseError> {
+    prop_assert!(verdict.is_clean(), "{:?}", verdict.violations);
+    prop_assert!(verdict.tolerated.is_empty(), "{:?}", verdict.tolerated);
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn a_clean_history_is_clean_and_counted(history in histories()) {
+        let verdict = judge(&history);
+        assert_clean(&verdict)?;
+        let acknowledged = (history.writes.iter())
+            .filter(|it| matches!(it.outcome, Outcome::Acknowledged { .. }))
+            .count() as u64;
+        let counts = verdict.counts;
+        prop_assert_eq!(counts.sent, history.writes.len() as u64);
+        prop_assert_eq!(counts.acknowledged, acknowledged);
+        prop_assert_eq!(counts.acknowledged + counts.given_up, counts.sent);
+        prop_assert!(counts.acknowledged <= counts.read_back && counts.read_back <= counts.sent);
+        prop_assert!(counts.seen_live <= counts.read_back);
+    }
+
+    #[test]
+    fn a_planted_defect_is_found_and_nothing_besides(
+        history in histories(),
+        defect in prop::sample::select(Defect::ALL.to_vec()),
+        pick in 0..10_000_usize,
+    ) {
+        let mut history = history;
+        defect.plant(&mut history, pick);
+        let verdict = judge(&history);
+        let kinds: Vec<_> = verdict.violations.iter().map(|it| (it.kind, it.count)).collect();
+        prop_assert_eq!(kinds, [(defect.kind(), 1)], "{:?}", verdict.violations);
+        prop_assert!(verdict.tolerated.is_empty(), "{:?}", verdict.tolerated);
+    }
+}

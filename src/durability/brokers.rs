@@ -1,0 +1,289 @@
+//! Three real brokers: started, hurt as processes, and always ended.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use drave_durability::disk::{Disk, NamesPolicy, Options, Torn};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::sleep;
+
+use super::kind::{Kind, Place};
+use super::network::Network;
+use crate::client::Cluster;
+
+/// Brokers of a cluster.
+pub(super) const BROKERS: u32 = 3;
+/// How long a graceful stop may take.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+/// Ports of a broker besides the clients': peers, Kafka's controller, HTTP.
+const PORTS: usize = 4;
+
+/// A cluster of its own for one scenario.
+#[derive(Debug)]
+pub(super) struct Brokers {
+    kind: Kind,
+    places: Vec<Place>,
+    children: Vec<Option<Child>>,
+    network: Option<Network>,
+    /// Of each broker, where disks are hurt.
+    disks: Vec<Disk>,
+}
+
+/// What brokers need besides processes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Surroundings {
+    /// Links that can be cut: a network namespace each.
+    pub(super) links: bool,
+    /// Disks that lose power; the seed says what they leave of it.
+    pub(super) disks: Option<u64>,
+}
+
+impl Brokers {
+    /// Starts three brokers with empty disks below `folder`. Ready when each shows all.
+    pub(super) async fn start(
+        kind: &Kind,
+        folder: &Path,
+        surroundings: Surroundings,
+    ) -> anyhow::Result<Brokers> {
+        let network = match surroundings.links {
+            true => Some(Network::new(BROKERS)?),
+            false => None,
+        };
+        let places = places(folder, network.as_ref())?;
+        let mut brokers = Brokers {
+            kind: kind.clone(),
+            children: places.iter().map(|_| None).collect(),
+            places,
+            network,
+            disks: Vec::new(),
+        };
+        for place in &mut brokers.places {
+            let made = std::fs::create_dir_all(&place.folder);
+            made.with_context(|| format!("{}", place.folder.display()))?;
+            if let Some(seed) = surroundings.disks {
+                let at = place.folder.join("mount");
+                brokers.disks.push(disk(&place.folder, &at, seed)?);
+                place.data = at.join("data");
+            }
+        }
+        for id in 1..=BROKERS {
+            brokers.run(id)?;
+        }
+        brokers.wait_ready().await?;
+        Ok(brokers)
+    }
+
+    /// Addresses for clients.
+    pub(super) fn bootstrap(&self) -> String {
+        let addresses = self.places.iter().map(|place| place.client.clone());
+        addresses.collect::<Vec<_>>().join(",")
+    }
+
+    /// The links between them, where they can be cut.
+    pub(super) fn network(&self) -> anyhow::Result<&Network> {
+        self.network
+            .as_ref()
+            .context("links can be cut in network namespaces only")
+    }
+
+    /// A broker's disk, where it can be hurt.
+    pub(super) fn disk(&self, id: u32) -> anyhow::Result<&Disk> {
+        self.disks
+            .get(id as usize - 1)
+            .context("only a disk that was made for it loses power")
+    }
+
+    /// Where a broker keeps its data.
+    pub(super) fn data(&self, id: u32) -> &Path {
+        &self.place(id).data
+    }
+
+    fn place(&self, id: u32) -> &Place {
+        &self.places[id as usize - 1]
+    }
+
+    /// Starts a broker's process.
+    pub(super) fn run(&mut self, id: u32) -> anyhow::Result<()> {
+        let place = self.place(id);
+        self.kind.prepare(place, &self.places)?;
+        let arguments = self.kind.command(place, &self.places)?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(place.folder.join("log"))
+            .context("the broker's log")?;
+        // Each of these becomes the next one: the process id stays.
+        let mut line: Vec<std::ffi::OsString> = Vec::new();
+        if let Some(network) = &self.network {
+            let namespace = network.namespace(id);
+            line.extend(["ip", "netns", "exec", &namespace].map(Into::into));
+        }
+        line.extend(arguments);
+        let mut words = line.into_iter();
+        let program = words.next().context("an empty command")?;
+        let child = Command::new(program)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C at the terminal is for us; we end the brokers.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("broker {id} can't be started"))?;
+        self.children[id as usize - 1] = Some(child);
+        Ok(())
+    }
+
+    /// `kill -9`; the process is gone when this returns.
+    pub(super) fn kill(&mut self, id: u32) {
+        if let Some(mut child) = self.children[id as usize - 1].take() {
+            // It may have ended by itself.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(super) async fn stop(&mut self, id: u32) -> anyhow::Result<()> {
+        self.signal(id, Signal::TERM)?;
+        let deadline = Instant::now() + STOP_WITHIN;
+        loop {
+            let Some(child) = &mut self.children[id as usize - 1] else {
+                return Ok(());
+            };
+            if child.try_wait()?.is_some() {
+                self.children[id as usize - 1] = None;
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                self.kill(id);
+                bail!(
+                    "broker {id} did not stop within {} s",
+                    STOP_WITHIN.as_secs()
+                );
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Sends a signal to a broker's process.
+    pub(super) fn signal(&self, id: u32, signal: Signal) -> anyhow::Result<()> {
+        let child = self.children[id as usize - 1].as_ref();
+        let pid = child.and_then(|child| Pid::from_raw(child.id() as i32));
+        let pid = pid.with_context(|| format!("broker {id} does not run"))?;
+        kill_process(pid, signal).with_context(|| format!("broker {id}"))
+    }
+
+    /// How a broker ended by itself, with the last line of its log.
+    pub(super) fn ended(&mut self, id: u32) -> Option<String> {
+        let child = self.children[id as usize - 1].as_mut()?;
+        let status = child.try_wait().ok()??;
+        let log = std::fs::read(self.place(id).folder.join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let line = log.lines().rev().find(|line| !line.trim().is_empty());
+        self.children[id as usize - 1] = None;
+        Some(format!("{status}: {}", line.unwrap_or("its log is empty")))
+    }
+
+    /// Waits until every broker runs and shows every broker.
+    pub(super) async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let seconds = self.kind.start_seconds();
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        for id in 1..=BROKERS {
+            let cluster = Cluster::new(&self.place(id).client, "drave-bench");
+            loop {
+                let asked = cluster.metadata(Some(&[]), false);
+                let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+                let shown = answer.map(|answer| answer.map_or(0, |found| found.brokers.len()));
+                if shown.is_ok_and(|shown| shown == BROKERS as usize) {
+                    break;
+                }
+                if let Some(why) = self.ended(id) {
+                    bail!("broker {id} ended by itself, {why}");
+                }
+                ensure!(
+                    Instant::now() < deadline,
+                    "broker {id} does not show {BROKERS} brokers after {seconds} s"
+                );
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Brokers {
+    fn drop(&mut self) {
+        for id in 1..=BROKERS {
+            self.kill(id);
+        }
+    }
+}
+
+/// Mounts a disk that loses half of the pages that were not synced, in a journaling file system.
+pub(super) fn disk(folder: &Path, at: &Path, seed: u64) -> anyhow::Result<Disk> {
+    let backing = folder.join("disk");
+    std::fs::create_dir_all(&backing)?;
+    std::fs::create_dir_all(at)?;
+    let options = Options {
+        seed,
+        torn: Torn::Pages,
+        names: NamesPolicy::Durable,
+    };
+    Disk::mount(&backing, at, options).context("a disk that loses power takes /dev/fuse, as root")
+}
+
+/// Addresses that are free now, and folders.
+fn places(folder: &Path, network: Option<&Network>) -> anyhow::Result<Vec<Place>> {
+    // Held until all are found, so that none is found twice.
+    let mut held = Vec::new();
+    let mut port = || -> anyhow::Result<u16> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        held.push(listener);
+        Ok(port)
+    };
+    let mut places = Vec::new();
+    for id in 1..=BROKERS {
+        let folder: PathBuf = folder.join(format!("broker-{id}"));
+        let (client, peer, http) = match network {
+            Some(network) => (
+                format!("{}:9092", network.client_host(id)),
+                format!("{}:9093", network.peer_host(id)),
+                "127.0.0.1:9095".to_owned(),
+            ),
+            None => {
+                let [client, peer, http] = free_ports(&mut port)?;
+                let at = |port: u16| format!("127.0.0.1:{port}");
+                (at(client), at(peer), at(http))
+            }
+        };
+        let data = folder.join("data");
+        places.push(Place {
+            id,
+            client,
+            peer,
+            http,
+            folder,
+            data,
+        });
+    }
+    Ok(places)
+}
+
+/// For clients, for peers (the port above is free too, for Kafka's controller), for HTTP.
+fn free_ports(port: &mut impl FnMut() -> anyhow::Result<u16>) -> anyhow::Result<[u16; 3]> {
+    for _ in 0..100 {
+        let (client, peer, http) = (port()?, port()?, port()?);
+        let above = peer.checked_add(1);
+        if above.is_some_and(|above| TcpListener::bind(("127.0.0.1", above)).is_ok()) {
+            return Ok([client, peer, http]);
+        }
+    }
+    bail!("no {PORTS} free ports for a broker")
+}

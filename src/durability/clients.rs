@@ -1,0 +1,131 @@
+//! The load of a scenario: producers and consumers, started and stopped together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use drave_durability::history::{History, LiveRead, ProducerKind, Write};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::clock::Clock;
+use super::consumers;
+use super::producers::{self, Counters, Work};
+use crate::client::Cluster;
+
+/// What producers and consumers do.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Partitions of the topic.
+    pub partitions: u32,
+    /// Idempotent producers with acks=all,
+    pub producers: u32,
+    /// producers without idempotence, with acks=all,
+    pub plain_producers: u32,
+    /// and producers with acks=1.
+    pub acks1_producers: u32,
+    /// Consumers that read everything as it comes.
+    pub consumers: u32,
+    /// Records a second of all producers together.
+    pub rate: u32,
+    /// Size of a record's value.
+    pub value_bytes: usize,
+}
+
+impl Load {
+    fn works(
+        &self,
+        topic: &str,
+        cluster: &dyn Fn() -> Cluster,
+        clock: Clock,
+        counters: &Arc<Counters>,
+    ) -> Vec<Work> {
+        let all = self.producers + self.plain_producers + self.acks1_producers;
+        let kinds = std::iter::repeat_n((-1, true), self.producers as usize)
+            .chain(std::iter::repeat_n(
+                (-1, false),
+                self.plain_producers as usize,
+            ))
+            .chain(std::iter::repeat_n(
+                (1, false),
+                self.acks1_producers as usize,
+            ));
+        kinds
+            .map(|(acks, idempotent)| Work {
+                cluster: cluster(),
+                topic: topic.to_owned(),
+                partitions: self.partitions,
+                acks,
+                idempotent,
+                rate: self.rate.div_ceil(all),
+                value_bytes: self.value_bytes,
+                clock,
+                counters: counters.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Producers and consumers at work.
+pub(super) struct Clients {
+    stop_producers: watch::Sender<bool>,
+    stop_consumers: watch::Sender<bool>,
+    producers: JoinSet<(Vec<ProducerKind>, Vec<Write>)>,
+    consumers: JoinSet<Vec<LiveRead>>,
+}
+
+impl Clients {
+    pub(super) fn start(
+        load: &Load,
+        topic: &str,
+        cluster: &dyn Fn() -> Cluster,
+        clock: Clock,
+        counters: &Arc<Counters>,
+    ) -> Clients {
+        let mut clients = Clients {
+            stop_producers: watch::Sender::new(false),
+            stop_consumers: watch::Sender::new(false),
+            producers: JoinSet::new(),
+            consumers: JoinSet::new(),
+        };
+        for work in load.works(topic, cluster, clock, counters) {
+            let stop = clients.stop_producers.subscribe();
+            clients.producers.spawn(producers::produce(work, stop));
+        }
+        for consumer in 0..load.consumers {
+            let stop = clients.stop_consumers.subscribe();
+            clients.consumers.spawn(consumers::consume(
+                cluster(),
+                topic.to_owned(),
+                load.partitions,
+                consumer,
+                clock,
+                stop,
+            ));
+        }
+        clients
+    }
+
+    /// Ends them, producers first, and writes down what they remember.
+    pub(super) async fn stop(mut self, clock: Clock, history: &mut History) -> anyhow::Result<()> {
+        self.stop_producers.send_replace(true);
+        history.stopped_us = clock.now_us();
+        while let Some(ended) = self.producers.join_next().await {
+            let (kinds, writes) = ended.context("a producer")?;
+            history.producers.extend(kinds);
+            history.writes.extend(writes);
+        }
+        history.producers.sort_by_key(|kind| kind.producer);
+        history
+            .writes
+            .sort_by_key(|write| (write.sent_us, write.id));
+        // What was acknowledged last is still to be seen.
+        sleep(Duration::from_millis(500)).await;
+        self.stop_consumers.send_replace(true);
+        while let Some(ended) = self.consumers.join_next().await {
+            history.live.extend(ended.context("a consumer")?);
+        }
+        Ok(())
+    }
+}

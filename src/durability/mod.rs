@@ -1,0 +1,28 @@
+//! The durability benchmark, `drave bench durability`: a cluster is loaded
+//! through Kafka's protocol, hurt, mended and read back; the crate
+//! `drave-durability` judges what its clients were told and saw.
+//!
+//! A [`Scenario`] runs against a cluster of its own: `brokers` are real
+//! processes, of drave or of Apache Kafka, in network namespaces where links
+//! are cut. [`Given`] is a cluster that runs already and that its owner hurts.
+//! `producers` and `consumers` remember everything into a history.
+
+mod brokers;
+mod clients;
+mod clock;
+mod consumers;
+mod given;
+mod kind;
+mod network;
+mod producers;
+mod progress;
+mod run;
+mod scenario;
+mod stage;
+
+pub use clients::Load;
+pub use given::Given;
+pub use kind::Kind;
+pub use progress::Progress;
+pub use run::Runner;
+pub use scenario::Scenario;

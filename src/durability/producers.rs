@@ -1,0 +1,240 @@
+//! Producers that remember what became of every record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use drave_durability::history::{Outcome, ProducerKind, Write};
+use drave_durability::record::{self, RecordId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::clock::Clock;
+use crate::client::{Acknowledged, Cluster, Producer, ProducerConfig};
+
+/// Records are handed over this often.
+const TICK: Duration = Duration::from_millis(5);
+/// A record that is not acknowledged for so long is given up.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A broker that does not answer is given up after this time and two seconds
+/// (clients' usual 30 s would hide how long the cluster itself takes).
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long what is under way may take when the producers stop.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(65);
+/// A producer that failed for good is followed by another one after this pause.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What all producers of a scenario have come to.
+#[derive(Debug)]
+pub(super) struct Counters {
+    /// Records that were acknowledged.
+    pub(super) acknowledged: AtomicU64,
+    /// When each partition last acknowledged something, in microseconds; 0: not yet.
+    pub(super) last_us: Vec<AtomicU64>,
+    /// The longest time that a partition acknowledged nothing.
+    pub(super) worst_gap_us: AtomicU64,
+    /// Numbers of producers that were given out.
+    next_producer: AtomicU32,
+}
+
+impl Counters {
+    pub(super) fn new(partitions: u32) -> Counters {
+        Counters {
+            acknowledged: AtomicU64::new(0),
+            last_us: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
+            worst_gap_us: AtomicU64::new(0),
+            next_producer: AtomicU32::new(0),
+        }
+    }
+
+    fn count(&self, partition: usize, records: usize, now_us: u64) {
+        self.acknowledged
+            .fetch_add(records as u64, Ordering::Relaxed);
+        let last = self.last_us[partition].swap(now_us, Ordering::Relaxed);
+        if last > 0 {
+            let gap = now_us.saturating_sub(last);
+            self.worst_gap_us.fetch_max(gap, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One producer's work.
+pub(super) struct Work {
+    pub(super) cluster: Cluster,
+    pub(super) topic: String,
+    pub(super) partitions: u32,
+    /// Kafka's `acks`.
+    pub(super) acks: i16,
+    pub(super) idempotent: bool,
+    /// Records a second.
+    pub(super) rate: u32,
+    pub(super) value_bytes: usize,
+    pub(super) clock: Clock,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What a producer remembers.
+struct Memory {
+    writes: Vec<Write>,
+    /// Of each partition, positions in `writes` of all that was handed over.
+    handed_over: Vec<Vec<usize>>,
+}
+
+impl Memory {
+    /// What has no answer gets this one.
+    fn give_up(&mut self, error: &str, now_us: u64) {
+        for write in self.writes.iter_mut().filter(|it| it.answered_us == 0) {
+            write.answered_us = now_us;
+            write.outcome = Outcome::GivenUp {
+                error: error.to_owned(),
+            };
+        }
+    }
+}
+
+/// Writes until told to stop. A producer that fails for good, as one does whose
+/// sequence the broker refuses, is followed by a new one with a number of its own.
+pub(super) async fn produce(
+    work: Work,
+    mut stop: watch::Receiver<bool>,
+) -> (Vec<ProducerKind>, Vec<Write>) {
+    let (mut kinds, mut writes) = (Vec::new(), Vec::new());
+    while !*stop.borrow() {
+        let kind = ProducerKind {
+            producer: work.counters.next_producer.fetch_add(1, Ordering::Relaxed),
+            acks: work.acks,
+            idempotent: work.idempotent,
+        };
+        kinds.push(kind);
+        let memory = Arc::new(Mutex::new(Memory {
+            writes: Vec::new(),
+            handed_over: vec![Vec::new(); work.partitions as usize],
+        }));
+        let ended = incarnation(&work, kind, &memory, &mut stop).await;
+        {
+            let mut memory = memory.lock();
+            memory.give_up(&ended, work.clock.now_us());
+            writes.append(&mut memory.writes);
+        }
+        sleep(PAUSE).await;
+    }
+    (kinds, writes)
+}
+
+/// Writes as one producer; why what is still under way at its end has no answer.
+async fn incarnation(
+    work: &Work,
+    kind: ProducerKind,
+    memory: &Arc<Mutex<Memory>>,
+    stop: &mut watch::Receiver<bool>,
+) -> String {
+    let config = ProducerConfig {
+        acks: kind.acks,
+        idempotent: kind.idempotent,
+        request_timeout: REQUEST_TIMEOUT,
+        delivery_timeout: DELIVERY_TIMEOUT,
+        ..ProducerConfig::default()
+    };
+    let report = reporter(work, memory);
+    let started = Producer::new(work.cluster.clone(), &work.topic, config, report);
+    let producer = tokio::select! {
+        started = started => match started {
+            Ok(producer) => producer,
+            Err(error) => return error.to_string(),
+        },
+        _ = stop.changed() => return "stopped".to_owned(),
+    };
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let began = tokio::time::Instant::now();
+    let mut sequence = 0;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.changed() => break,
+        }
+        let due = (began.elapsed().as_secs_f64() * f64::from(work.rate)) as u64;
+        // What could not be sent in time is not made up for in one burst.
+        let burst = u64::from(work.rate).div_ceil(20).max(1);
+        for _ in 0..due.saturating_sub(sequence).min(burst) {
+            let id = RecordId {
+                producer: kind.producer,
+                sequence,
+            };
+            match hand_over(work, memory, &producer, id) {
+                Ok(true) => sequence += 1,
+                Ok(false) => break,
+                Err(error) => return error,
+            }
+        }
+    }
+    match timeout(FLUSH_TIMEOUT, producer.flush()).await {
+        Ok(Ok(())) => "stopped".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer until the end".to_owned(),
+    }
+}
+
+/// Hands a record to the client; false: too much is under way.
+fn hand_over(
+    work: &Work,
+    memory: &Mutex<Memory>,
+    producer: &Producer,
+    id: RecordId,
+) -> Result<bool, String> {
+    // Each partition gets every one in turn.
+    let partition = (id.sequence + u64::from(id.producer)) as usize % work.partitions as usize;
+    let value = record::encode(id, work.value_bytes);
+    {
+        let mut memory = memory.lock();
+        let position = memory.writes.len();
+        memory.handed_over[partition].push(position);
+        memory.writes.push(Write {
+            id,
+            partition: partition as u32,
+            sent_us: work.clock.now_us(),
+            answered_us: 0,
+            outcome: Outcome::GivenUp {
+                error: "no answer".to_owned(),
+            },
+        });
+    }
+    let sent = producer.try_send(partition, None, Some(&value));
+    if !matches!(sent, Ok(true)) {
+        let mut memory = memory.lock();
+        memory.handed_over[partition].pop();
+        memory.writes.pop();
+    }
+    sent.map_err(|error| error.to_string())
+}
+
+/// Notes what the client says of each batch.
+fn reporter(
+    work: &Work,
+    memory: &Arc<Mutex<Memory>>,
+) -> impl Fn(Acknowledged) + Send + Sync + 'static {
+    let (clock, memory, counters) = (work.clock, memory.clone(), work.counters.clone());
+    move |report| {
+        let now_us = clock.now_us();
+        let (partition, records) = (report.partition as usize, report.appended_at.len());
+        if report.outcome.is_ok() {
+            counters.count(partition, records, now_us);
+        }
+        let mut memory = memory.lock();
+        for n in 0..records {
+            let position = memory.handed_over[partition][report.first as usize + n];
+            let write = &mut memory.writes[position];
+            // Never 0, which is for what has no answer.
+            write.answered_us = now_us.max(1);
+            write.outcome = match &report.outcome {
+                Ok(base) => Outcome::Acknowledged {
+                    offset: (*base >= 0).then_some(base + n as i64),
+                },
+                Err(error) => Outcome::GivenUp {
+                    error: error.to_string(),
+                },
+            };
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! One scenario from an empty cluster to a history.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use drave_durability::history::{FinalRead, History, Outcome};
+use kafka_protocol::messages::CreateTopicsRequest;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep};
+
+use super::brokers::{BROKERS, Brokers};
+use super::clients::{Clients, Load};
+use super::clock::Clock;
+use super::consumers;
+use super::kind::Kind;
+use super::producers::Counters;
+use super::progress::Progress;
+use super::scenario::Scenario;
+use super::stage::Stage;
+use crate::client::{Cluster, check, topic_name};
+
+/// Time without a fault before the first and after the last.
+pub(super) const CALM: Duration = Duration::from_secs(3);
+/// How long a new topic may take.
+const TOPIC_WITHIN: Duration = Duration::from_secs(60);
+const TOPIC: &str = "durability";
+
+/// Runs scenarios against clusters of one kind.
+pub struct Runner {
+    /// Whose brokers.
+    pub kind: Kind,
+    /// What is done to them all the time.
+    pub load: Load,
+    /// How often a scenario's fault is repeated.
+    pub rounds: u32,
+    /// Decides whom faults hit, and when.
+    pub seed: u64,
+}
+
+impl Runner {
+    /// Plays a scenario on a new cluster below `folder`; its history, and remarks for the report.
+    pub async fn run(
+        &self,
+        scenario: Scenario,
+        folder: &Path,
+        progress: &Progress,
+    ) -> anyhow::Result<(History, Vec<String>)> {
+        let folder = folder.join(scenario.name());
+        let seed = self.seed ^ scenario as u64;
+        let surroundings = scenario.surroundings(seed);
+        let mut brokers = Brokers::start(&self.kind, &folder, surroundings).await?;
+        let bootstrap = brokers.bootstrap();
+        let cluster = || Cluster::new(&bootstrap, "drave-bench");
+        create_topic(&cluster(), TOPIC, self.load.partitions, BROKERS).await?;
+        let clock = Clock::start();
+        let counters = Arc::new(Counters::new(self.load.partitions));
+        progress.scenario(&scenario.name(), &counters);
+        let clients = Clients::start(&self.load, TOPIC, &cluster, clock, &counters);
+        sleep(CALM).await;
+        let mut stage = Stage {
+            brokers: &mut brokers,
+            cluster: cluster(),
+            topic: TOPIC,
+            clock,
+            rng: StdRng::seed_from_u64(seed),
+            progress,
+            faults: Vec::new(),
+            notes: Vec::new(),
+        };
+        stage.settle_disks()?;
+        scenario.play(&mut stage, self.rounds).await?;
+        sleep(CALM).await;
+        let mut history = History {
+            partitions: self.load.partitions,
+            ..History::default()
+        };
+        clients.stop(clock, &mut history).await?;
+        progress.fault("reading everything back");
+        stage.settled().await?;
+        let mut notes = std::mem::take(&mut stage.notes);
+        history.faults = std::mem::take(&mut stage.faults);
+        history.finals = read_replicas(&mut stage, &history, &cluster, &mut notes).await?;
+        progress.fault("");
+        Ok((history, notes))
+    }
+}
+
+/// Reads everything while each broker in turn is stopped, so that every replica leads once at least.
+async fn read_replicas(
+    stage: &mut Stage<'_>,
+    history: &History,
+    cluster: &dyn Fn() -> Cluster,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Vec<FinalRead>> {
+    let expected = ends(history);
+    let mut reads = consumers::read_back(&cluster(), TOPIC, "all brokers", &expected).await;
+    for id in 1..=BROKERS {
+        if let Err(error) = stage.brokers.stop(id).await {
+            notes.push(format!("{error:#}"));
+        }
+        let from = format!("all but broker {id}");
+        reads.extend(consumers::read_back(&cluster(), TOPIC, &from, &expected).await);
+        stage.brokers.run(id)?;
+        stage.brokers.wait_ready().await?;
+        stage.settled().await?;
+    }
+    Ok(reads)
+}
+
+/// Of each partition, the offset after the last record that was acknowledged by all replicas.
+pub(super) fn ends(history: &History) -> Vec<i64> {
+    let mut ends = vec![0; history.partitions as usize];
+    let durable = |producer: u32| {
+        let kind = history
+            .producers
+            .iter()
+            .find(|kind| kind.producer == producer);
+        kind.is_some_and(|kind| kind.acks == -1)
+    };
+    for write in &history.writes {
+        if let Outcome::Acknowledged {
+            offset: Some(offset),
+        } = write.outcome
+            && durable(write.id.producer)
+        {
+            let end = &mut ends[write.partition as usize];
+            *end = (*end).max(offset + 1);
+        }
+    }
+    ends
+}
+
+/// Creates a topic, and waits until it has leaders.
+pub(super) async fn create_topic(
+    cluster: &Cluster,
+    name: &str,
+    partitions: u32,
+    replicas: u32,
+) -> anyhow::Result<()> {
+    let topic = CreatableTopic::default()
+        .with_name(topic_name(name))
+        .with_num_partitions(partitions as i32)
+        .with_replication_factor(replicas as i16);
+    let request = CreateTopicsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(30_000);
+    let answer = cluster
+        .retry(TOPIC_WITHIN, || cluster.call(&request))
+        .await?;
+    for made in &answer.topics {
+        check(made.error_code, || format!("topic {name}"), None)?;
+    }
+    let deadline = Instant::now() + TOPIC_WITHIN;
+    loop {
+        if let Ok(leaders) = cluster.leaders(name, false).await
+            && leaders.len() == partitions as usize
+            && leaders.iter().all(|leader| *leader > 0)
+        {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "topic {name} has no leaders after {} s",
+                TOPIC_WITHIN.as_secs()
+            );
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,139 @@
+//! `drave bench durability` as a user runs it: real brokers are killed under load, the report is there, nothing is
+//! left behind.
+
+mod cluster;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cluster::Cluster;
+
+fn bench(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments)
+        .output()
+        .expect("the built binary")
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(cluster::drave());
+    command
+        .args(["bench", "durability", "--output=json", "--rate=500"])
+        .arg(format!("--report={}", folder.join("report").display()))
+        .arg(format!("--data={}", folder.join("data").display()))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The report on standard output; the one in the file is the same.
+fn report(folder: &Path, output: &Output) -> serde_json::Value {
+    let told = String::from_utf8_lossy(&output.stderr);
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {told}"));
+    let file = std::fs::read(folder.join("report/report.json")).expect("the report");
+    assert_eq!(
+        report,
+        serde_json::from_slice::<serde_json::Value>(&file).expect("JSON")
+    );
+    let page = std::fs::read_to_string(folder.join("report/report.html")).expect("the page");
+    assert!(
+        page.contains("kill-leader") || page.contains("given"),
+        "{page}"
+    );
+    report
+}
+
+/// Processes of brokers with data below a folder.
+fn brokers(folder: &Path) -> usize {
+    let needle = folder.display().to_string();
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines
+        .filter(|line| {
+            let line = String::from_utf8_lossy(line);
+            line.contains(&needle) && line.contains("server")
+        })
+        .count()
+}
+
+#[test]
+fn a_killed_leader_loses_nothing_and_the_report_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = bench(
+        folder.path(),
+        &["--scenario=kill-leader", "--rounds=2", "--seed=7"],
+    );
+    let report = report(folder.path(), &output);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let scenario = &report["targets"][0]["scenarios"][0];
+    assert_eq!(scenario["name"], "kill-leader");
+    assert_eq!(scenario["verdict"]["violations"], serde_json::json!([]));
+    assert_eq!(scenario["faults"].as_array().map(Vec::len), Some(2));
+    let counts = &scenario["verdict"]["counts"];
+    let count = |name: &str| counts[name].as_u64().expect("a number");
+    assert!(count("acknowledged") > 1_000, "{counts}");
+    // Once from all brokers, and once without each of three.
+    assert!(count("read_back") >= count("acknowledged"), "{counts}");
+    assert!(count("seen_live") > 0, "{counts}");
+    assert_eq!(report["seed"], 7);
+    assert_eq!(brokers(folder.path()), 0);
+}
+
+#[test]
+fn an_interrupt_ends_everything_that_was_started() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut process = command(folder.path(), &["--scenario=calm"])
+        .spawn()
+        .expect("the built binary");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while brokers(folder.path()) < 3 {
+        assert!(Instant::now() < deadline, "no brokers were started");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    cluster::signal("INT", process.id());
+    let status = process.wait().expect("its end");
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(brokers(folder.path()), 0);
+}
+
+#[test]
+fn a_cluster_of_somebody_else_is_loaded_judged_and_left_as_it_was() {
+    let cluster = Cluster::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let calls = folder.path().join("calls");
+    let hook = format!("echo $DRAVE_FAULT $DRAVE_ROUND >> {}", calls.display());
+    let bootstrap = format!("--bootstrap={}", cluster.bootstrap());
+    let output = command(
+        folder.path(),
+        &[&bootstrap, "--rounds=1", "--on-fault", &hook],
+    )
+    .output()
+    .expect("the built binary");
+    let report = report(folder.path(), &output);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let scenario = &report["targets"][0]["scenarios"][0];
+    assert_eq!(scenario["verdict"]["violations"], serde_json::json!([]));
+    assert_eq!(
+        std::fs::read_to_string(calls).expect("the calls"),
+        "begin 1\nend 1\n"
+    );
+    let listed = Command::new(cluster::drave())
+        .args(["topic", "list", "--output=json", "--bootstrap"])
+        .arg(cluster.bootstrap())
+        .output()
+        .expect("the built binary");
+    assert!(listed.status.success());
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    assert!(!listed.contains("drave-durability"), "{listed}");
+}
