@@ -87,6 +87,44 @@ fn a_killed_leader_loses_nothing_and_the_report_says_so() {
 }
 
 #[test]
+fn neither_a_cut_off_leader_nor_a_power_cut_of_all_loses_anything() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let scenarios = ["--scenario=isolate-leader", "--scenario=power-cut-all"];
+    let output = bench(
+        folder.path(),
+        &[scenarios[0], scenarios[1], "--rounds=1", "--seed=3"],
+    );
+    let report = report(folder.path(), &output);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for scenario in report["targets"][0]["scenarios"]
+        .as_array()
+        .expect("scenarios")
+    {
+        let name = scenario["name"].as_str().expect("a name");
+        if let Some(why) = scenario["skipped"].as_str() {
+            eprintln!("skipped test: {name}: {why}");
+            continue;
+        }
+        assert_eq!(
+            scenario["verdict"]["violations"],
+            serde_json::json!([]),
+            "{name}"
+        );
+        // The cut lasts 8 s at least: other leaders take over before it is over.
+        let faults = &scenario["availability"]["faults"];
+        let worst = faults[0]["outage"]["worst_us"].as_u64().expect("an outage");
+        assert!(
+            name != "isolate-leader" || worst < 6_000_000,
+            "{name}: {worst} µs"
+        );
+    }
+}
+
+#[test]
 fn an_interrupt_ends_everything_that_was_started() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut process = command(folder.path(), &["--scenario=calm"])

@@ -98,6 +98,14 @@ impl Brokers {
             .context("only a disk that was made for it loses power")
     }
 
+    /// What set the cluster up is not lost with the power: it was long ago.
+    pub(super) fn settle_disks(&self) -> anyhow::Result<()> {
+        for disk in &self.disks {
+            disk.settle()?;
+        }
+        Ok(())
+    }
+
     /// Where a broker keeps its data.
     pub(super) fn data(&self, id: u32) -> &Path {
         &self.place(id).data

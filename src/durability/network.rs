@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, bail};
 
@@ -20,10 +21,13 @@ pub(super) struct Network {
 impl Network {
     /// Networks for so many brokers, or why they can't be had here.
     pub(super) fn new(brokers: u32) -> anyhow::Result<Network> {
-        let pid = std::process::id();
+        // Not all of a network that was deleted is gone at once: no name is used twice.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (pid, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let subnet = pid.wrapping_mul(31).wrapping_add(number);
         let network = Network {
-            tag: format!("db{pid}"),
-            clients: format!("10.{}.{}", 192 + pid / 256 % 32, pid % 256),
+            tag: format!("d{pid:x}{number}"),
+            clients: format!("10.{}.{}", 192 + subnet / 256 % 32, subnet % 256),
             brokers,
         };
         let (tag, clients) = (&network.tag, &network.clients);
@@ -88,6 +92,9 @@ impl Drop for Network {
     fn drop(&mut self) {
         // What was not made can't be deleted: a network that was made in part goes too.
         for id in 1..=self.brokers {
+            for side in ["c", "p"] {
+                ip(&["link", "del", &format!("{}{side}{id}", self.tag)], "").ok();
+            }
             ip(&["netns", "del", &self.namespace(id)], "").ok();
         }
         for side in ["c", "p"] {

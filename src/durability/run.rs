@@ -56,6 +56,7 @@ impl Runner {
         let bootstrap = brokers.bootstrap();
         let cluster = || Cluster::new(&bootstrap, "drave-bench");
         create_topic(&cluster(), TOPIC, self.load.partitions, BROKERS).await?;
+        brokers.settle_disks()?;
         let clock = Clock::start();
         let counters = Arc::new(Counters::new(self.load.partitions));
         progress.scenario(&scenario.name(), &counters);
@@ -71,7 +72,6 @@ impl Runner {
             faults: Vec::new(),
             notes: Vec::new(),
         };
-        stage.settle_disks()?;
         scenario.play(&mut stage, self.rounds).await?;
         sleep(CALM).await;
         let mut history = History {

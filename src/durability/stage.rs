@@ -99,16 +99,6 @@ impl Stage<'_> {
         settled(&self.cluster, self.topic).await
     }
 
-    /// What set the cluster up is not lost with the power: it was long ago.
-    pub(super) fn settle_disks(&self) -> anyhow::Result<()> {
-        for id in 1..=BROKERS {
-            if let Ok(disk) = self.brokers.disk(id) {
-                disk.settle()?;
-            }
-        }
-        Ok(())
-    }
-
     /// Flips one bit in each of some files of a stopped broker's data.
     pub(super) fn flip_bits(&mut self, id: u32) -> anyhow::Result<()> {
         let mut files = Vec::new();
