@@ -28,7 +28,7 @@ use crate::metadata::configs::TopicSettings;
 const ROUND: Duration = Duration::from_millis(250);
 /// In one round of so many, partitions that were written to are looked at by size.
 const ROUNDS_BY_SIZE: u64 = 4;
-/// In one round of so many, all are, and and records may have become too old; one that looks by size too.
+/// In one round of so many all are, and records may have become too old; such a round looks by size too.
 const ROUNDS_BY_TIME: u64 = 40;
 /// A leader that finds something to delete waits so long for a quorum.
 const TRIM_TIMEOUT: Duration = Duration::from_secs(10);
