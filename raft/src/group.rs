@@ -350,6 +350,8 @@ impl Group {
             command.tag
         );
         let inner = &self.inner;
+        // From before the look at whether it is lost already: nothing comes in between.
+        let mut lost_quorum = Box::pin(inner.lost_quorum.clone().notified_owned());
         if inner.leading_term().is_none() || inner.is_cut_off() {
             // Nobody may know of a leader because the group is at rest: wake it.
             inner.elections.look(inner.id);
@@ -357,7 +359,6 @@ impl Group {
                 leadership: inner.leadership(),
             });
         }
-        let mut lost_quorum = Box::pin(inner.lost_quorum.clone().notified_owned());
         tokio::select! {
             confirmed = inner.confirm_quorum() => confirmed?,
             () = &mut lost_quorum => return Err(ProposeError::NotLeader { leadership: None }),
