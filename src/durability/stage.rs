@@ -38,7 +38,7 @@ pub(super) struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Notes that a fault begins; [`Stage::over`] says when it ends.
+    /// Notes that a fault begins; [`Stage::mended`] says when it ends.
     pub(super) fn begin(&mut self, name: String) {
         self.progress.fault(&name);
         let now = self.clock.now_us();
@@ -49,12 +49,14 @@ impl Stage<'_> {
         });
     }
 
-    /// The last fault is over.
-    pub(super) fn over(&mut self) {
+    /// The last fault is over: what it hurt works, and replicas have caught up.
+    pub(super) async fn mended(&mut self) -> anyhow::Result<()> {
+        self.settled().await?;
         if let Some(fault) = self.faults.last_mut() {
             fault.until_us = self.clock.now_us();
         }
         self.progress.fault("");
+        Ok(())
     }
 
     /// The broker that leads partition 0.
