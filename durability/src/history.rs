@@ -2,6 +2,8 @@
 //!
 //! Times are microseconds since the scenario began.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::record::RecordId;
@@ -15,6 +17,8 @@ pub struct History {
     pub producers: Vec<ProducerKind>,
     /// Every record, in the order in which they were sent.
     pub writes: Vec<Write>,
+    /// How many batches the producers' clients sent again by themselves, by the error that made them.
+    pub repeated: BTreeMap<String, u64>,
     /// What consumers saw while the cluster was troubled, each in its order.
     pub live: Vec<LiveRead>,
     /// What could be read when all was well again.

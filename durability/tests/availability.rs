@@ -318,6 +318,22 @@ fn errors_are_counted_and_only_so_many_are_listed() {
 }
 
 #[test]
+fn what_was_sent_again_is_told_apart_from_what_was_given_up() {
+    let mut history = run(1, 1000);
+    let repeated = [("connection lost", 2), ("NOT_LEADER_OR_FOLLOWER", 30)];
+    history.repeated = (repeated.iter())
+        .map(|(error, count)| ((*error).to_owned(), *count))
+        .collect();
+    let measured = measured(&history);
+    let listed = (measured.repeated.iter()).map(|it| (it.error.as_str(), it.count));
+    assert_eq!(
+        listed.collect::<Vec<_>>(),
+        [("NOT_LEADER_OR_FOLLOWER", 30), ("connection lost", 2)]
+    );
+    assert_eq!(measured.errors, []);
+}
+
+#[test]
 fn the_timeline_counts_each_acknowledgement_in_its_slice() {
     let mut history = run(1, 40_000);
     steady(&mut history, 0, &[(10_000, 12_000)]);

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use drave_durability::availability::measure;
-use drave_durability::history::History;
 use drave_durability::judge::judge;
 use drave_durability::report::{
     FORMAT_VERSION, Report, ScenarioReport, Standing, TABLE_HEADER, TargetReport, html,
@@ -18,7 +17,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::output::{Output, OutputArgs, print_json, print_line, table};
-use crate::durability::{Given, Kind, Load, Progress, Runner, Scenario};
+use crate::durability::{Given, Kind, Load, Outcome, Progress, Runner, Scenario};
 
 /// A time without acknowledgements from here on is shown as an outage.
 const OUTAGE_US: u64 = 500_000;
@@ -168,7 +167,6 @@ async fn durability(args: &DurabilityArgs) -> anyhow::Result<usize> {
     };
     let progress = Progress::new(count);
     let drawing = progress.draw();
-    let mut broken_off = 0;
     if let Some(bootstrap) = &args.bootstrap {
         let given = Given {
             bootstrap: bootstrap.clone(),
@@ -204,8 +202,11 @@ async fn durability(args: &DurabilityArgs) -> anyhow::Result<usize> {
                     None => match runner.run(*scenario, &folder, &progress).await {
                         Ok(outcome) => tell(&scenario.name(), &scenario.description(), outcome),
                         Err(error) => {
-                            broken_off += 1;
-                            left_out(*scenario, format!("broken off: {error:#}"))
+                            let outcome = Outcome {
+                                broken_off: Some(format!("{error:#}")),
+                                ..Outcome::default()
+                            };
+                            tell(&scenario.name(), &scenario.description(), outcome)
                         }
                     },
                 };
@@ -224,7 +225,7 @@ async fn durability(args: &DurabilityArgs) -> anyhow::Result<usize> {
     progress.finish();
     print(args, &report)?;
     let all = report.targets.iter().flat_map(|target| &target.scenarios);
-    Ok(broken_off + all.filter(|told| !held(told)).count())
+    Ok(all.filter(|told| !held(told)).count())
 }
 
 impl Target {
@@ -258,23 +259,24 @@ fn load(args: &DurabilityArgs) -> Load {
 
 /// A scenario without a history, and why.
 fn left_out(scenario: Scenario, why: String) -> ScenarioReport {
-    let nothing = (History::default(), Vec::new());
+    let (name, description) = (scenario.name(), scenario.description());
     ScenarioReport {
         skipped: Some(why),
-        ..tell(&scenario.name(), &scenario.description(), nothing)
+        ..tell(&name, &description, Outcome::default())
     }
 }
 
-fn tell(name: &str, description: &str, outcome: (History, Vec<String>)) -> ScenarioReport {
-    let (history, notes) = outcome;
+fn tell(name: &str, description: &str, outcome: Outcome) -> ScenarioReport {
+    let history = outcome.history;
     ScenarioReport {
         name: name.to_owned(),
         description: description.to_owned(),
         verdict: judge(&history),
         availability: measure(&history, OUTAGE_US),
         faults: history.faults,
-        notes,
+        notes: outcome.notes,
         skipped: None,
+        broken_off: outcome.broken_off,
     }
 }
 
@@ -293,10 +295,13 @@ fn line(target: &str, told: &ScenarioReport) -> String {
         .iter()
         .map(|finding| format!("{} {}", finding.count, finding.kind.label()))
         .collect();
-    let verdict = match violations.as_slice() {
+    let mut verdict = match violations.as_slice() {
         [] => "nothing lost".to_owned(),
         some => some.join(", "),
     };
+    if let Some(why) = &told.broken_off {
+        verdict += &format!("; broken off: {why}");
+    }
     format!(
         "{target}: {name}: {verdict}; {} records acknowledged, longest gap {gap_ms} ms",
         counts.acknowledged

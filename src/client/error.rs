@@ -73,6 +73,20 @@ impl ClientError {
         }
     }
 
+    /// What kind of error it is, without what differs from one to the next: Kafka's name where it has one.
+    pub fn kind(&self) -> String {
+        match self {
+            ClientError::Unreachable { .. } => "can't connect".to_owned(),
+            ClientError::Lost { .. } => "connection lost".to_owned(),
+            ClientError::TimedOut(_) => "no answer in time".to_owned(),
+            ClientError::Unsupported(_) => "request not supported".to_owned(),
+            ClientError::Malformed { .. } => "malformed answer".to_owned(),
+            ClientError::Refused { code, .. } => error_name(*code),
+            ClientError::NoLeader { .. } => "no leader".to_owned(),
+            ClientError::Undelivered(_) => "not delivered".to_owned(),
+        }
+    }
+
     /// Kafka's error code, when a broker answered with one.
     pub fn code(&self) -> Option<i16> {
         match self {

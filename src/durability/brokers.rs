@@ -187,12 +187,17 @@ impl Brokers {
         kill_process(pid, signal).with_context(|| format!("broker {id}"))
     }
 
+    /// What a broker has printed so far.
+    pub(super) fn log(&self, id: u32) -> String {
+        let log = std::fs::read(self.place(id).folder.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// How a broker ended by itself, with the last line of its log.
     pub(super) fn ended(&mut self, id: u32) -> Option<String> {
         let child = self.children[id as usize - 1].as_mut()?;
         let status = child.try_wait().ok()??;
-        let log = std::fs::read(self.place(id).folder.join("log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.log(id);
         let line = log.lines().rev().find(|line| !line.trim().is_empty());
         self.children[id as usize - 1] = None;
         Some(format!("{status}: {}", line.unwrap_or("its log is empty")))

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use drave_durability::history::{History, LiveRead, ProducerKind, Write};
+use drave_durability::history::{History, LiveRead};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::clock::Clock;
 use super::consumers;
-use super::producers::{self, Counters, Work};
+use super::producers::{self, Counters, Produced, Work};
 use crate::client::Cluster;
 
 /// What producers and consumers do.
@@ -71,7 +71,7 @@ impl Load {
 pub(super) struct Clients {
     stop_producers: watch::Sender<bool>,
     stop_consumers: watch::Sender<bool>,
-    producers: JoinSet<(Vec<ProducerKind>, Vec<Write>)>,
+    producers: JoinSet<Produced>,
     consumers: JoinSet<Vec<LiveRead>>,
 }
 
@@ -112,9 +112,12 @@ impl Clients {
         self.stop_producers.send_replace(true);
         history.stopped_us = clock.now_us();
         while let Some(ended) = self.producers.join_next().await {
-            let (kinds, writes) = ended.context("a producer")?;
-            history.producers.extend(kinds);
-            history.writes.extend(writes);
+            let produced = ended.context("a producer")?;
+            history.producers.extend(produced.kinds);
+            history.writes.extend(produced.writes);
+            for (error, count) in produced.repeated {
+                *history.repeated.entry(error).or_default() += count;
+            }
         }
         history.producers.sort_by_key(|kind| kind.producer);
         history

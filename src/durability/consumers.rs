@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use drave_durability::history::{FinalRead, LiveRead, Seen};
 use drave_durability::record;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -106,22 +107,23 @@ pub(super) async fn read_back(
     expected: &[i64],
 ) -> Vec<FinalRead> {
     let ends = ends(cluster, topic, expected).await;
-    let mut reads = Vec::new();
-    for partition in 0..expected.len() {
-        let seen = match &ends {
+    let ends = &ends;
+    let reads = (0..expected.len()).map(async |partition| {
+        let seen = match ends {
             Ok(ends) => {
                 let end = ends.get(&(partition as i32)).copied().unwrap_or(0);
                 read_partition(cluster, topic, partition as i32, end).await
             }
             Err(error) => Err(error.clone()),
         };
-        reads.push(FinalRead {
+        FinalRead {
             from: from.to_owned(),
             partition: partition as u32,
             seen,
-        });
-    }
-    reads
+        }
+    });
+    // Side by side: a partition that can't be read holds up no other.
+    join_all(reads).await
 }
 
 /// Where each partition ends.

@@ -16,7 +16,7 @@ use super::clock::Clock;
 use super::consumers;
 use super::producers::Counters;
 use super::progress::Progress;
-use super::run::{CALM, create_topic, ends};
+use super::run::{CALM, Outcome, create_topic, ends};
 use super::stage::settled;
 use crate::client::{Cluster, topic_name};
 
@@ -39,7 +39,7 @@ pub struct Given {
 
 impl Given {
     /// Loads the cluster on a topic of our own, which is deleted afterwards.
-    pub async fn run(&self, progress: &Progress) -> anyhow::Result<(History, Vec<String>)> {
+    pub async fn run(&self, progress: &Progress) -> anyhow::Result<Outcome> {
         let cluster = || Cluster::new(&self.bootstrap, "drave-bench");
         let admin = cluster();
         let known = admin.metadata(Some(&[]), false).await?;
@@ -53,11 +53,12 @@ impl Given {
             .with_topic_names(vec![topic_name(&topic)])
             .with_timeout_ms(30_000);
         let deleted = admin.call(&request).await;
-        let (history, mut notes) = outcome?;
+        let mut outcome = outcome?;
         if let Err(error) = deleted {
-            notes.push(format!("topic {topic} could not be deleted: {error}"));
+            let note = format!("topic {topic} could not be deleted: {error}");
+            outcome.notes.push(note);
         }
-        Ok((history, notes))
+        Ok(outcome)
     }
 
     async fn hurt(
@@ -65,7 +66,7 @@ impl Given {
         topic: &str,
         cluster: &dyn Fn() -> Cluster,
         progress: &Progress,
-    ) -> anyhow::Result<(History, Vec<String>)> {
+    ) -> anyhow::Result<Outcome> {
         let clock = Clock::start();
         let counters = Arc::new(Counters::new(self.load.partitions));
         progress.scenario("given", &counters);
@@ -103,7 +104,11 @@ impl Given {
         clients.stop(clock, &mut history).await?;
         progress.fault("reading everything back");
         history.finals = consumers::read_back(&admin, topic, "the cluster", &ends(&history)).await;
-        Ok((history, notes))
+        Ok(Outcome {
+            history,
+            notes,
+            broken_off: None,
+        })
     }
 
     async fn call(

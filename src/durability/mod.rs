@@ -24,5 +24,5 @@ pub use clients::Load;
 pub use given::Given;
 pub use kind::Kind;
 pub use progress::Progress;
-pub use run::Runner;
+pub use run::{Outcome, Runner};
 pub use scenario::Scenario;

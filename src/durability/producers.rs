@@ -1,5 +1,6 @@
 //! Producers that remember what became of every record.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -74,11 +75,22 @@ pub(super) struct Work {
     pub(super) counters: Arc<Counters>,
 }
 
+/// What is known of a producer's work when it has ended.
+#[derive(Default)]
+pub(super) struct Produced {
+    /// It, and those that followed it when it failed.
+    pub(super) kinds: Vec<ProducerKind>,
+    pub(super) writes: Vec<Write>,
+    /// See [`drave_durability::history::History::repeated`].
+    pub(super) repeated: BTreeMap<String, u64>,
+}
+
 /// What a producer remembers.
 struct Memory {
     writes: Vec<Write>,
     /// Of each partition, positions in `writes` of all that was handed over.
     handed_over: Vec<Vec<usize>>,
+    repeated: BTreeMap<String, u64>,
 }
 
 impl Memory {
@@ -95,31 +107,32 @@ impl Memory {
 
 /// Writes until told to stop. A producer that fails for good, as one does whose
 /// sequence the broker refuses, is followed by a new one with a number of its own.
-pub(super) async fn produce(
-    work: Work,
-    mut stop: watch::Receiver<bool>,
-) -> (Vec<ProducerKind>, Vec<Write>) {
-    let (mut kinds, mut writes) = (Vec::new(), Vec::new());
+pub(super) async fn produce(work: Work, mut stop: watch::Receiver<bool>) -> Produced {
+    let mut produced = Produced::default();
     while !*stop.borrow() {
         let kind = ProducerKind {
             producer: work.counters.next_producer.fetch_add(1, Ordering::Relaxed),
             acks: work.acks,
             idempotent: work.idempotent,
         };
-        kinds.push(kind);
+        produced.kinds.push(kind);
         let memory = Arc::new(Mutex::new(Memory {
             writes: Vec::new(),
             handed_over: vec![Vec::new(); work.partitions as usize],
+            repeated: BTreeMap::new(),
         }));
         let ended = incarnation(&work, kind, &memory, &mut stop).await;
         {
             let mut memory = memory.lock();
             memory.give_up(&ended, work.clock.now_us());
-            writes.append(&mut memory.writes);
+            produced.writes.append(&mut memory.writes);
+            for (error, count) in std::mem::take(&mut memory.repeated) {
+                *produced.repeated.entry(error).or_default() += count;
+            }
         }
         sleep(PAUSE).await;
     }
-    (kinds, writes)
+    produced
 }
 
 /// Writes as one producer; why what is still under way at its end has no answer.
@@ -145,6 +158,22 @@ async fn incarnation(
         },
         _ = stop.changed() => return "stopped".to_owned(),
     };
+    let ended = write(work, kind, memory, &producer, stop).await;
+    memory.lock().repeated = producer.repeated();
+    match ended {
+        Ok(()) => "stopped".to_owned(),
+        Err(error) => error,
+    }
+}
+
+/// Hands over what is due until told to stop, and waits for what is under way.
+async fn write(
+    work: &Work,
+    kind: ProducerKind,
+    memory: &Mutex<Memory>,
+    producer: &Producer,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(), String> {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let began = tokio::time::Instant::now();
@@ -162,17 +191,15 @@ async fn incarnation(
                 producer: kind.producer,
                 sequence,
             };
-            match hand_over(work, memory, &producer, id) {
-                Ok(true) => sequence += 1,
-                Ok(false) => break,
-                Err(error) => return error,
+            match hand_over(work, memory, producer, id)? {
+                true => sequence += 1,
+                false => break,
             }
         }
     }
     match timeout(FLUSH_TIMEOUT, producer.flush()).await {
-        Ok(Ok(())) => "stopped".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer until the end".to_owned(),
+        Ok(flushed) => flushed.map_err(|error| error.to_string()),
+        Err(_) => Err("no answer until the end".to_owned()),
     }
 }
 

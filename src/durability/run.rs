@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use drave_durability::history::{FinalRead, History, Outcome};
+use drave_durability::history::{self, History};
 use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use rand::SeedableRng;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::brokers::{BROKERS, Brokers};
 use super::clients::{Clients, Load};
 use super::clock::Clock;
-use super::consumers;
+use super::consumers::read_back;
 use super::kind::Kind;
 use super::producers::Counters;
 use super::progress::Progress;
@@ -41,14 +41,25 @@ pub struct Runner {
     pub seed: u64,
 }
 
+/// What came of a scenario.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What its clients asked, were told and saw.
+    pub history: History,
+    /// Remarks for the report.
+    pub notes: Vec<String>,
+    /// Why it did not come to its end, if it did not; the history is that of the time until then.
+    pub broken_off: Option<String>,
+}
+
 impl Runner {
-    /// Plays a scenario on a new cluster below `folder`; its history, and remarks for the report.
+    /// Plays a scenario on a new cluster below `folder`. An error: the cluster did not even start.
     pub async fn run(
         &self,
         scenario: Scenario,
         folder: &Path,
         progress: &Progress,
-    ) -> anyhow::Result<(History, Vec<String>)> {
+    ) -> anyhow::Result<Outcome> {
         let folder = folder.join(scenario.name());
         let seed = self.seed ^ scenario as u64;
         let surroundings = scenario.surroundings(seed);
@@ -71,8 +82,9 @@ impl Runner {
             progress,
             faults: Vec::new(),
             notes: Vec::new(),
+            flipped: Vec::new(),
         };
-        scenario.play(&mut stage, self.rounds).await?;
+        let played = scenario.play(&mut stage, self.rounds).await;
         sleep(CALM).await;
         let mut history = History {
             partitions: self.load.partitions,
@@ -80,35 +92,47 @@ impl Runner {
         };
         clients.stop(clock, &mut history).await?;
         progress.fault("reading everything back");
-        stage.settled().await?;
-        let mut notes = std::mem::take(&mut stage.notes);
+        let read = match played {
+            Ok(()) => read_replicas(&mut stage, &mut history, &cluster).await,
+            Err(error) => {
+                // There is a verdict on what can still be read.
+                let from = "what is left of the cluster";
+                history.finals = read_back(&cluster(), TOPIC, from, &ends(&history)).await;
+                Err(error)
+            }
+        };
+        stage.tell_of_flipped_bits();
         history.faults = std::mem::take(&mut stage.faults);
-        history.finals = read_replicas(&mut stage, &history, &cluster, &mut notes).await?;
         progress.fault("");
-        Ok((history, notes))
+        Ok(Outcome {
+            history,
+            notes: std::mem::take(&mut stage.notes),
+            broken_off: read.err().map(|error| format!("{error:#}")),
+        })
     }
 }
 
 /// Reads everything while each broker in turn is stopped, so that every replica leads once at least.
 async fn read_replicas(
     stage: &mut Stage<'_>,
-    history: &History,
+    history: &mut History,
     cluster: &dyn Fn() -> Cluster,
-    notes: &mut Vec<String>,
-) -> anyhow::Result<Vec<FinalRead>> {
+) -> anyhow::Result<()> {
+    stage.settled().await?;
     let expected = ends(history);
-    let mut reads = consumers::read_back(&cluster(), TOPIC, "all brokers", &expected).await;
+    history.finals = read_back(&cluster(), TOPIC, "all brokers", &expected).await;
     for id in 1..=BROKERS {
         if let Err(error) = stage.brokers.stop(id).await {
-            notes.push(format!("{error:#}"));
+            stage.notes.push(format!("{error:#}"));
         }
         let from = format!("all but broker {id}");
-        reads.extend(consumers::read_back(&cluster(), TOPIC, &from, &expected).await);
+        let reads = read_back(&cluster(), TOPIC, &from, &expected).await;
+        history.finals.extend(reads);
         stage.brokers.run(id)?;
         stage.brokers.wait_ready().await?;
         stage.settled().await?;
     }
-    Ok(reads)
+    Ok(())
 }
 
 /// Of each partition, the offset after the last record that was acknowledged by all replicas.
@@ -122,7 +146,7 @@ pub(super) fn ends(history: &History) -> Vec<i64> {
         kind.is_some_and(|kind| kind.acks == -1)
     };
     for write in &history.writes {
-        if let Outcome::Acknowledged {
+        if let history::Outcome::Acknowledged {
             offset: Some(offset),
         } = write.outcome
             && durable(write.id.producer)

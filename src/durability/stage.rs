@@ -35,6 +35,18 @@ pub(super) struct Stage<'a> {
     pub(super) faults: Vec<Fault>,
     /// What the report should say besides.
     pub(super) notes: Vec<String>,
+    pub(super) flipped: Vec<FlippedBit>,
+}
+
+/// A bit of a stopped broker's file that is no longer what it was.
+pub(super) struct FlippedBit {
+    broker: u32,
+    /// Below the broker's data.
+    file: PathBuf,
+    /// Byte in the file.
+    at: usize,
+    /// Length of the broker's log by then.
+    log_bytes: usize,
 }
 
 impl Stage<'_> {
@@ -113,12 +125,38 @@ impl Stage<'_> {
             bytes[at] ^= 1 << self.rng.random_range(0..8u32);
             std::fs::write(path, bytes).with_context(|| format!("{}", path.display()))?;
             let name = path.strip_prefix(self.brokers.data(id)).unwrap_or(path);
-            self.notes.push(format!(
-                "broker {id}: a bit of {} at byte {at}",
-                name.display()
-            ));
+            self.flipped.push(FlippedBit {
+                broker: id,
+                file: name.to_owned(),
+                at,
+                log_bytes: self.brokers.log(id).len(),
+            });
         }
         Ok(())
+    }
+
+    /// Notes of every flipped bit what its broker said of the file.
+    pub(super) fn tell_of_flipped_bits(&mut self) {
+        for bit in std::mem::take(&mut self.flipped) {
+            let (broker, file, at) = (bit.broker, bit.file.display(), bit.at);
+            let told = match bit.told(&self.brokers.log(broker)) {
+                Some(line) => format!("the broker said: {line}"),
+                None => "the broker said nothing of it".to_owned(),
+            };
+            self.notes.push(format!(
+                "broker {broker}: a bit of {file} at byte {at}; {told}"
+            ));
+        }
+    }
+}
+
+impl FlippedBit {
+    /// What the broker said of the file since, in its log.
+    fn told(&self, log: &str) -> Option<String> {
+        let name = self.file.file_name()?.to_string_lossy().into_owned();
+        let since = log.get(self.log_bytes..)?;
+        let line = since.lines().find(|line| line.contains(&name))?;
+        Some(line.trim().to_owned())
     }
 }
 

@@ -202,6 +202,7 @@ fn scenario(plan: &Plan) -> ScenarioReport {
         faults: history.faults,
         notes: plan.notes.iter().map(|note| (*note).to_owned()).collect(),
         skipped: plan.skipped.map(str::to_owned),
+        broken_off: None,
     }
 }
 
@@ -277,6 +278,7 @@ fn history(plan: &Plan) -> History {
             })
             .collect(),
         writes,
+        repeated: [("NOT_LEADER_OR_FOLLOWER".to_owned(), 12)].into(),
         live,
         finals: finals(plan, &logs),
         faults: plan.blows.iter().map(Blow::fault).collect(),

@@ -57,20 +57,28 @@ pub fn measure(history: &History, outage_us: u64) -> Availability {
             .collect(),
         latency: latency::by_phase(history, &faults),
         faults,
-        errors: errors(history),
+        errors: given_up(history),
+        repeated: most_frequent(
+            (history.repeated.iter()).map(|(error, count)| (error.as_str(), *count)),
+        ),
         timeline: latency::timeline(history),
     }
 }
 
 /// The errors of records that were given up.
-fn errors(history: &History) -> Vec<ErrorCount> {
+fn given_up(history: &History) -> Vec<ErrorCount> {
     let mut counts: HashMap<&str, u64> = HashMap::new();
     for write in &history.writes {
         if let Outcome::GivenUp { error } = &write.outcome {
             *counts.entry(error).or_default() += 1;
         }
     }
-    let mut counts: Vec<_> = counts.into_iter().collect();
+    most_frequent(counts.into_iter())
+}
+
+/// The most frequent ones, and all others as one.
+fn most_frequent<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Vec<ErrorCount> {
+    let mut counts: Vec<_> = counts.collect();
     counts.sort_unstable_by_key(|(error, count)| (std::cmp::Reverse(*count), *error));
     let rest = counts.split_off(counts.len().min(ERRORS_MAX));
     let listed = (counts.into_iter()).map(|(error, count)| ErrorCount {

@@ -11,6 +11,8 @@ pub struct Availability {
     pub faults: Vec<FaultImpact>,
     /// What the client said of records it gave up, most frequent first.
     pub errors: Vec<ErrorCount>,
+    /// What made clients send batches again, which producers were not told; most frequent first.
+    pub repeated: Vec<ErrorCount>,
     /// Of acknowledged writes.
     pub latency: LatencyByPhase,
     /// For plots.
@@ -108,7 +110,7 @@ pub struct Spread {
 pub struct ErrorCount {
     /// Its text.
     pub error: String,
-    /// Records that were given up for it.
+    /// Records that were given up for it, or batches that were sent again.
     pub count: u64,
 }
 

@@ -27,7 +27,7 @@ pub use summary::Standing;
 pub use table::{TABLE_HEADER, table};
 
 /// The format of the JSON. A reader refuses all others.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A report of more bytes is not read.
 pub const REPORT_BYTES_MAX: u64 = 1 << 30;
@@ -75,6 +75,9 @@ pub struct ScenarioReport {
     pub notes: Vec<String>,
     /// Why it was not run. The verdict means nothing then.
     pub skipped: Option<String>,
+    /// Why it was not played to its end, if it was not: the cluster did not come
+    /// back, say. The verdict is about what was seen until then.
+    pub broken_off: Option<String>,
 }
 
 /// Why a report cannot be read.

@@ -53,7 +53,7 @@ pub(super) fn class(standing: Option<Standing>) -> &'static str {
     match standing {
         Some(Standing::Held) => "verdict held",
         Some(Standing::Violated) => "verdict violated",
-        Some(Standing::Unproven) => "verdict unproven",
+        Some(Standing::Unproven | Standing::BrokenOff) => "verdict unproven",
         Some(Standing::Skipped) | None => "verdict skipped",
     }
 }
@@ -63,7 +63,7 @@ fn sign(standing: Option<Standing>) -> &'static str {
     match standing {
         Some(Standing::Held) => "✓",
         Some(Standing::Violated) => "✗",
-        Some(Standing::Unproven) => "?",
+        Some(Standing::Unproven | Standing::BrokenOff) => "?",
         Some(Standing::Skipped) | None => "–",
     }
 }

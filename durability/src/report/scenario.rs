@@ -6,7 +6,7 @@ use super::axis::{LEFT, RIGHT, WIDTH};
 use super::plot::{self, Scale};
 use super::summary::{Row, Standing};
 use super::{Report, ScenarioReport, lanes, page, units};
-use crate::availability::{Availability, FaultImpact, Latency};
+use crate::availability::{Availability, ErrorCount, FaultImpact, Latency};
 use crate::judge::Finding;
 
 /// Characters of an error or a sample that are shown.
@@ -263,17 +263,23 @@ fn latency_row(phase: &str, latency: Latency) -> Markup {
 }
 
 fn errors(availability: &Availability) -> Markup {
-    let errors = &availability.errors;
     html! {
-        h4 { "Errors that producers were given" }
+        (counted("Errors that producers were given", "records", &availability.errors))
+        (counted("Errors that made clients send again by themselves", "batches", &availability.repeated))
+    }
+}
+
+fn counted(title: &str, what: &str, errors: &[ErrorCount]) -> Markup {
+    html! {
+        h4 { (title) }
         @if errors.is_empty() {
             p { "None." }
         } @else {
-            div class="scroll" tabindex="0" role="region" aria-label="Errors that producers were given" {
+            div class="scroll" tabindex="0" role="region" aria-label=(title) {
                 table {
                     thead {
                         tr {
-                            th class="number" scope="col" { "records" }
+                            th class="number" scope="col" { (what) }
                             th scope="col" { "error" }
                         }
                     }

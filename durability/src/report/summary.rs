@@ -13,6 +13,8 @@ pub enum Standing {
     Held,
     /// At least one was not.
     Violated,
+    /// None was seen to be broken, but the scenario did not come to its end.
+    BrokenOff,
     /// Nothing was acknowledged, so nothing was promised.
     Unproven,
     /// It was not run.
@@ -26,6 +28,8 @@ impl ScenarioReport {
             Standing::Skipped
         } else if !self.verdict.is_clean() {
             Standing::Violated
+        } else if self.broken_off.is_some() {
+            Standing::BrokenOff
         } else if self.verdict.counts.acknowledged == 0 {
             Standing::Unproven
         } else {
@@ -109,15 +113,21 @@ pub(super) fn verdict(run: Option<&ScenarioReport>) -> String {
     let Some(run) = run else {
         return "not run".to_owned();
     };
-    match (run.standing(), &run.skipped) {
-        (_, Some(reason)) => format!("skipped: {reason}"),
-        (Standing::Unproven, _) => "unproven: nothing was acknowledged".to_owned(),
-        (Standing::Violated, _) => format!(
-            "{}: {}",
-            units::counted(run.violations(), "violation"),
-            kinds([run].into_iter())
-        ),
-        _ => "OK".to_owned(),
+    let reason = |reason: &Option<String>| reason.clone().unwrap_or_default();
+    match run.standing() {
+        Standing::Skipped => format!("skipped: {}", reason(&run.skipped)),
+        Standing::BrokenOff => format!("broken off: {}", reason(&run.broken_off)),
+        Standing::Unproven => "unproven: nothing was acknowledged".to_owned(),
+        Standing::Violated => {
+            let broken_off = (run.broken_off.as_ref()).map(|why| format!("; broken off: {why}"));
+            format!(
+                "{}: {}{}",
+                units::counted(run.violations(), "violation"),
+                kinds([run].into_iter()),
+                broken_off.unwrap_or_default()
+            )
+        }
+        Standing::Held => "OK".to_owned(),
     }
 }
 
@@ -162,13 +172,15 @@ pub(super) fn headline(target: &TargetReport) -> (Standing, String) {
     let skipped = amount(Standing::Skipped);
     let run = target.scenarios.len() as u64 - skipped;
     let (violated, unproven) = (amount(Standing::Violated), amount(Standing::Unproven));
+    let broken_off = amount(Standing::BrokenOff);
+    let held = run - violated - unproven - broken_off;
     let mut sentence = match (run, violated) {
         (0, _) => "no scenario was run".to_owned(),
         (_, 0) if unproven == run => "nothing was acknowledged, so nothing is proven".to_owned(),
-        (1, 0) => "every promise was kept in the one scenario that was run".to_owned(),
+        (1, 0) if held == 1 => "every promise was kept in the one scenario that was run".to_owned(),
         (_, 0) => format!(
             "every promise was kept in {}",
-            units::counted(run - unproven, "scenario")
+            units::counted(held, "scenario")
         ),
         _ => format!(
             "promises were broken in {} of {} ({})",
@@ -177,6 +189,9 @@ pub(super) fn headline(target: &TargetReport) -> (Standing, String) {
             kinds(among(Standing::Violated))
         ),
     };
+    if broken_off > 0 {
+        sentence += &format!(", {} broken off", units::counted(broken_off, "scenario"));
+    }
     if unproven > 0 && unproven < run {
         sentence += &format!(
             ", nothing was acknowledged in {}",
@@ -190,6 +205,7 @@ pub(super) fn headline(target: &TargetReport) -> (Standing, String) {
     sentence.push('.');
     let standing = match (run, violated) {
         (0, _) => Standing::Skipped,
+        (_, 0) if broken_off > 0 => Standing::BrokenOff,
         (_, 0) if unproven > 0 => Standing::Unproven,
         (_, 0) => Standing::Held,
         _ => Standing::Violated,
@@ -305,6 +321,7 @@ mod tests {
             faults: Vec::new(),
             notes: Vec::new(),
             skipped: None,
+            broken_off: None,
         }
     }
 
@@ -319,6 +336,11 @@ mod tests {
 
     fn skipped(mut scenario: ScenarioReport) -> ScenarioReport {
         scenario.skipped = Some("no FUSE here".to_owned());
+        scenario
+    }
+
+    fn broken_off(mut scenario: ScenarioReport) -> ScenarioReport {
+        scenario.broken_off = Some("broker 2 did not start".to_owned());
         scenario
     }
 
@@ -359,6 +381,17 @@ mod tests {
                 Standing::Unproven,
                 "every promise was kept in 2 scenarios, nothing was acknowledged in 1 scenario, \
                  1 skipped; longest gap 1.20 s (stop); failover median 600 ms, worst 1.20 s.",
+            ),
+            (
+                vec![broken_off(stop.clone())],
+                Standing::BrokenOff,
+                "every promise was kept in 0 scenarios, 1 scenario broken off.",
+            ),
+            (
+                vec![broken_off(lost.clone())],
+                Standing::Violated,
+                "promises were broken in 1 of 1 scenario (3 acknowledged and lost); \
+                 longest gap 600 ms (kill); failover median 400 ms, worst 600 ms.",
             ),
             (
                 vec![lost, stop, both],

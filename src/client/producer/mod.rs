@@ -15,6 +15,7 @@ mod partitioner;
 mod sender;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -113,6 +114,8 @@ struct State {
     /// Bytes of records that are not reported yet.
     buffered: usize,
     failed: Option<ClientError>,
+    /// Batches that were sent again, by the kind of error that made them.
+    repeated: BTreeMap<String, u64>,
 }
 
 impl Producer {
@@ -150,6 +153,7 @@ impl Producer {
                 partitions: leaders.into_iter().map(Accumulator::new).collect(),
                 buffered: 0,
                 failed: None,
+                repeated: BTreeMap::new(),
             }),
             work: Notify::new(),
             progress: Notify::new(),
@@ -177,6 +181,11 @@ impl Producer {
     /// The topic's partitions.
     pub fn partitions(&self) -> usize {
         self.partitions
+    }
+
+    /// How many batches had to be sent again so far, by the kind of error.
+    pub fn repeated(&self) -> BTreeMap<String, u64> {
+        self.shared.state.lock().repeated.clone()
     }
 
     /// The partition that a key belongs to, as Kafka's own clients choose it.

@@ -288,6 +288,7 @@ impl Sender {
             // Nothing goes to the old leader before it is known to be the new one too.
             accumulator.leader = -1;
             accumulator.repeat.insert(batch.order, batch);
+            *state.repeated.entry(error.kind()).or_default() += 1;
             drop(state);
             self.refresh();
             return;
