@@ -87,13 +87,18 @@ fn a_killed_leader_loses_nothing_and_the_report_says_so() {
 }
 
 #[test]
-fn neither_a_cut_off_leader_nor_a_power_cut_of_all_loses_anything() {
+fn cut_off_leaders_power_cuts_and_clocks_that_jump_lose_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let scenarios = ["--scenario=isolate-leader", "--scenario=power-cut-all"];
-    let output = bench(
-        folder.path(),
-        &[scenarios[0], scenarios[1], "--rounds=1", "--seed=3"],
-    );
+    let arguments = [
+        "--scenario=isolate-leader",
+        "--scenario=power-cut-all",
+        "--scenario=clock-jump",
+        "--torn=sectors",
+        "--lose-names",
+        "--rounds=1",
+        "--seed=3",
+    ];
+    let output = bench(folder.path(), &arguments);
     let report = report(folder.path(), &output);
     assert!(
         output.status.success(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use drave_durability::availability::measure;
+use drave_durability::disk::{NamesPolicy, Torn};
 use drave_durability::judge::judge;
 use drave_durability::report::{
     FORMAT_VERSION, Report, ScenarioReport, Standing, TABLE_HEADER, TargetReport, html,
@@ -64,6 +65,17 @@ pub(super) struct DurabilityArgs {
     /// Decides whom faults hit, and when [default: another one each time]
     #[arg(long)]
     seed: Option<u64>,
+    /// What a power cut leaves of bytes that were written and not synced
+    #[arg(
+        long,
+        value_enum,
+        default_value = "pages",
+        conflicts_with = "bootstrap"
+    )]
+    torn: TornWrites,
+    /// A power cut also takes names (create, rename, unlink) whose folder was not synced
+    #[arg(long, conflicts_with = "bootstrap")]
+    lose_names: bool,
     /// Partitions of the topic
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     partitions: u32,
@@ -104,6 +116,17 @@ enum Target {
     Kafka,
     /// Apache Kafka that syncs before it acknowledges
     KafkaFsync,
+}
+
+/// What a power cut leaves.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TornWrites {
+    /// Nothing
+    Lost,
+    /// A random half of the pages of 4096 bytes
+    Pages,
+    /// A random half of the sectors of 512 bytes
+    Sectors,
 }
 
 /// Runs a benchmark.
@@ -194,6 +217,15 @@ async fn durability(args: &DurabilityArgs) -> anyhow::Result<usize> {
                 load: load(args),
                 rounds: args.rounds,
                 seed,
+                torn: match args.torn {
+                    TornWrites::Lost => Torn::No,
+                    TornWrites::Pages => Torn::Pages,
+                    TornWrites::Sectors => Torn::Sectors,
+                },
+                names: match args.lose_names {
+                    true => NamesPolicy::LostUnlessSynced,
+                    false => NamesPolicy::Durable,
+                },
             };
             for scenario in scenarios {
                 let folder = data.join(target.name());

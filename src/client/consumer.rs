@@ -35,6 +35,9 @@ pub struct ConsumerConfig {
     pub partition_bytes_max: i32,
     /// Whether records of open and aborted transactions are left out.
     pub committed_only: bool,
+    /// Reads everything from this broker, whether it leads or not; followers of Kafka serve
+    /// consumers (KIP-392).
+    pub only_from: Option<i32>,
 }
 
 impl Default for ConsumerConfig {
@@ -44,6 +47,7 @@ impl Default for ConsumerConfig {
             bytes_max: 50 << 20,
             partition_bytes_max: 1 << 20,
             committed_only: false,
+            only_from: None,
         }
     }
 }
@@ -94,8 +98,10 @@ impl Consumer {
         config: ConsumerConfig,
     ) -> Result<Consumer, ClientError> {
         let leaders = cluster.leaders(topic, false).await?;
+        let only_from = config.only_from;
         let position = |(partition, offset): (&i32, &i64)| {
             let leader = leaders.get(*partition as usize).copied().unwrap_or(-1);
+            let leader = only_from.unwrap_or(leader);
             (
                 *partition,
                 Position {
@@ -160,7 +166,8 @@ impl Shared {
             match self.cluster.leaders(&self.topic, false).await {
                 Ok(leaders) => {
                     for (partition, position) in self.positions.lock().iter_mut() {
-                        position.leader = leaders.get(*partition as usize).copied().unwrap_or(-1);
+                        let leader = leaders.get(*partition as usize).copied().unwrap_or(-1);
+                        position.leader = self.config.only_from.unwrap_or(leader);
                     }
                 }
                 Err(error) if error.is_retriable() => {}

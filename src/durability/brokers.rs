@@ -8,12 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use drave_durability::disk::{Disk, NamesPolicy, Options, Torn};
+use drave_durability::disk::{Disk, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
 use super::kind::{Kind, Place};
 use super::network::Network;
+use super::wall_clock;
 use crate::client::Cluster;
 
 /// Brokers of a cluster.
@@ -32,6 +33,8 @@ pub(super) struct Brokers {
     network: Option<Network>,
     /// Of each broker, where disks are hurt.
     disks: Vec<Disk>,
+    /// Whether each has a wall clock of its own.
+    clocks: bool,
 }
 
 /// What brokers need besides processes.
@@ -39,8 +42,10 @@ pub(super) struct Brokers {
 pub(super) struct Surroundings {
     /// Links that can be cut: a network namespace each.
     pub(super) links: bool,
-    /// Disks that lose power; the seed says what they leave of it.
-    pub(super) disks: Option<u64>,
+    /// Disks that lose power, and what they leave of it.
+    pub(super) disks: Option<Options>,
+    /// Wall clocks that jump.
+    pub(super) clocks: bool,
 }
 
 impl Brokers {
@@ -61,16 +66,30 @@ impl Brokers {
             places,
             network,
             disks: Vec::new(),
+            clocks: surroundings.clocks,
         };
         for place in &mut brokers.places {
             let made = std::fs::create_dir_all(&place.folder);
             made.with_context(|| format!("{}", place.folder.display()))?;
-            if let Some(seed) = surroundings.disks {
+            if surroundings.clocks {
+                wall_clock::set(&clock_file(place), 0)?;
+            }
+            if let Some(options) = surroundings.disks {
                 let at = place.folder.join("mount");
-                brokers.disks.push(disk(&place.folder, &at, seed)?);
+                brokers.disks.push(disk(&place.folder, &at, options)?);
                 place.data = at.join("data");
             }
         }
+        // Formatting takes Kafka seconds.
+        std::thread::scope(|scope| {
+            let all = &brokers.places;
+            let prepare = |place| scope.spawn(move || kind.prepare(place, all));
+            let prepared: Vec<_> = all.iter().map(prepare).collect();
+            let outcomes = prepared.into_iter().map(|thread| thread.join());
+            outcomes
+                .map(|it| it.expect("it does not panic"))
+                .collect::<anyhow::Result<()>>()
+        })?;
         for id in 1..=BROKERS {
             brokers.run(id)?;
         }
@@ -96,6 +115,11 @@ impl Brokers {
         self.disks
             .get(id as usize - 1)
             .context("only a disk that was made for it loses power")
+    }
+
+    /// Puts a broker's wall clock this far ahead of the true one.
+    pub(super) fn set_clock(&self, id: u32, ahead_seconds: i64) -> anyhow::Result<()> {
+        wall_clock::set(&clock_file(self.place(id)), ahead_seconds)
     }
 
     /// What set the cluster up is not lost with the power: it was long ago.
@@ -134,7 +158,11 @@ impl Brokers {
         line.extend(arguments);
         let mut words = line.into_iter();
         let program = words.next().context("an empty command")?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        if self.clocks {
+            command.envs(wall_clock::environment(&clock_file(place))?);
+        }
+        let child = command
             .args(words)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -238,16 +266,16 @@ impl Drop for Brokers {
     }
 }
 
-/// Mounts a disk that loses half of the pages that were not synced, in a journaling file system.
-pub(super) fn disk(folder: &Path, at: &Path, seed: u64) -> anyhow::Result<Disk> {
+/// Says how far a broker's clock is ahead.
+fn clock_file(place: &Place) -> PathBuf {
+    place.folder.join("clock")
+}
+
+/// Mounts a disk that loses power.
+pub(super) fn disk(folder: &Path, at: &Path, options: Options) -> anyhow::Result<Disk> {
     let backing = folder.join("disk");
     std::fs::create_dir_all(&backing)?;
     std::fs::create_dir_all(at)?;
-    let options = Options {
-        seed,
-        torn: Torn::Pages,
-        names: NamesPolicy::Durable,
-    };
     Disk::mount(&backing, at, options).context("a disk that loses power takes /dev/fuse, as root")
 }
 

@@ -99,11 +99,13 @@ fn take(fetched: &Fetched, position: &mut i64, mut see: impl FnMut(Seen)) {
 }
 
 /// Reads every partition from its start to its end. `expected` are the offsets
-/// after the last record that was acknowledged: the end may come late.
+/// after the last record that was acknowledged: the end may come late. With
+/// `only_from` this broker serves it all, otherwise each partition's leader.
 pub(super) async fn read_back(
     cluster: &Cluster,
     topic: &str,
     from: &str,
+    only_from: Option<u32>,
     expected: &[i64],
 ) -> Vec<FinalRead> {
     let ends = ends(cluster, topic, expected).await;
@@ -112,7 +114,7 @@ pub(super) async fn read_back(
         let seen = match ends {
             Ok(ends) => {
                 let end = ends.get(&(partition as i32)).copied().unwrap_or(0);
-                read_partition(cluster, topic, partition as i32, end).await
+                read_partition(cluster, topic, partition as i32, end, only_from).await
             }
             Err(error) => Err(error.clone()),
         };
@@ -151,14 +153,19 @@ async fn read_partition(
     topic: &str,
     partition: i32,
     end: i64,
+    only_from: Option<u32>,
 ) -> Result<Vec<Seen>, String> {
+    let config = ConsumerConfig {
+        only_from: only_from.map(|broker| broker as i32),
+        ..config()
+    };
     let mut all = Vec::new();
     let mut position = 0;
     let deadline = Instant::now() + READ_WITHIN;
     let mut last_error: Option<ClientError> = None;
     while position < end && Instant::now() < deadline {
         let from = BTreeMap::from([(partition, position)]);
-        match Consumer::start(cluster.clone(), topic, &from, config()).await {
+        match Consumer::start(cluster.clone(), topic, &from, config.clone()).await {
             Ok(mut consumer) => {
                 while position < end {
                     let left = deadline.saturating_duration_since(Instant::now());

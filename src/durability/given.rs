@@ -103,7 +103,8 @@ impl Given {
         }
         clients.stop(clock, &mut history).await?;
         progress.fault("reading everything back");
-        history.finals = consumers::read_back(&admin, topic, "the cluster", &ends(&history)).await;
+        history.finals =
+            consumers::read_back(&admin, topic, "the cluster", None, &ends(&history)).await;
         Ok(Outcome {
             history,
             notes,

@@ -54,6 +54,11 @@ impl Kind {
         }
     }
 
+    /// Whether followers serve consumers, so that each replica can be read by itself (KIP-392).
+    pub(super) fn followers_serve(&self) -> bool {
+        matches!(self, Kind::Kafka { .. })
+    }
+
     /// How long a cluster of it may take to start, in seconds.
     pub(super) fn start_seconds(&self) -> u64 {
         match self {

@@ -19,6 +19,7 @@ mod progress;
 mod run;
 mod scenario;
 mod stage;
+mod wall_clock;
 
 pub use clients::Load;
 pub use given::Given;

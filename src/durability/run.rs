@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use drave_durability::disk::{NamesPolicy, Options, Torn};
 use drave_durability::history::{self, History};
 use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -39,6 +40,10 @@ pub struct Runner {
     pub rounds: u32,
     /// Decides whom faults hit, and when.
     pub seed: u64,
+    /// What a power cut leaves of bytes that were not synced,
+    pub torn: Torn,
+    /// and of names.
+    pub names: NamesPolicy,
 }
 
 /// What came of a scenario.
@@ -62,7 +67,11 @@ impl Runner {
     ) -> anyhow::Result<Outcome> {
         let folder = folder.join(scenario.name());
         let seed = self.seed ^ scenario as u64;
-        let surroundings = scenario.surroundings(seed);
+        let surroundings = scenario.surroundings(Options {
+            seed,
+            torn: self.torn,
+            names: self.names,
+        });
         let mut brokers = Brokers::start(&self.kind, &folder, surroundings).await?;
         let bootstrap = brokers.bootstrap();
         let cluster = || Cluster::new(&bootstrap, "drave-bench");
@@ -93,11 +102,14 @@ impl Runner {
         clients.stop(clock, &mut history).await?;
         progress.fault("reading everything back");
         let read = match played {
-            Ok(()) => read_replicas(&mut stage, &mut history, &cluster).await,
+            Ok(()) => self.read_replicas(&mut stage, &mut history, &cluster).await,
             Err(error) => {
-                // There is a verdict on what can still be read.
+                // The fault goes on, and there is a verdict on what can still be read.
+                if let Some(fault) = stage.faults.last_mut() {
+                    fault.until_us = history.stopped_us;
+                }
                 let from = "what is left of the cluster";
-                history.finals = read_back(&cluster(), TOPIC, from, &ends(&history)).await;
+                history.finals = read_back(&cluster(), TOPIC, from, None, &ends(&history)).await;
                 Err(error)
             }
         };
@@ -110,29 +122,37 @@ impl Runner {
             broken_off: read.err().map(|error| format!("{error:#}")),
         })
     }
-}
 
-/// Reads everything while each broker in turn is stopped, so that every replica leads once at least.
-async fn read_replicas(
-    stage: &mut Stage<'_>,
-    history: &mut History,
-    cluster: &dyn Fn() -> Cluster,
-) -> anyhow::Result<()> {
-    stage.settled().await?;
-    let expected = ends(history);
-    history.finals = read_back(&cluster(), TOPIC, "all brokers", &expected).await;
-    for id in 1..=BROKERS {
-        if let Err(error) = stage.brokers.stop(id).await {
-            stage.notes.push(format!("{error:#}"));
-        }
-        let from = format!("all but broker {id}");
-        let reads = read_back(&cluster(), TOPIC, &from, &expected).await;
-        history.finals.extend(reads);
-        stage.brokers.run(id)?;
-        stage.brokers.wait_ready().await?;
+    /// Reads everything from every replica: from each broker, or, where only leaders serve, while each
+    /// broker in turn is stopped, so that every replica leads once at least.
+    async fn read_replicas(
+        &self,
+        stage: &mut Stage<'_>,
+        history: &mut History,
+        cluster: &dyn Fn() -> Cluster,
+    ) -> anyhow::Result<()> {
         stage.settled().await?;
+        let expected = ends(history);
+        history.finals = read_back(&cluster(), TOPIC, "all brokers", None, &expected).await;
+        for id in 1..=BROKERS {
+            if self.kind.followers_serve() {
+                let from = format!("broker {id}");
+                let reads = read_back(&cluster(), TOPIC, &from, Some(id), &expected).await;
+                history.finals.extend(reads);
+                continue;
+            }
+            if let Err(error) = stage.brokers.stop(id).await {
+                stage.notes.push(format!("{error:#}"));
+            }
+            let from = format!("all but broker {id}");
+            let reads = read_back(&cluster(), TOPIC, &from, None, &expected).await;
+            history.finals.extend(reads);
+            stage.brokers.run(id)?;
+            stage.brokers.wait_ready().await?;
+            stage.settled().await?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Of each partition, the offset after the last record that was acknowledged by all replicas.

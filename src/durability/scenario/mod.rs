@@ -1,5 +1,6 @@
 //! What can be done to a cluster.
 
+mod clocks;
 mod disks;
 mod links;
 mod processes;
@@ -7,11 +8,13 @@ mod processes;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use drave_durability::disk::Options;
 use tokio::time::sleep;
 
 use super::brokers::{BROKERS, Surroundings, disk};
 use super::network::Network;
 use super::stage::Stage;
+use super::wall_clock;
 
 /// A fault, or a row of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,6 +53,8 @@ pub enum Scenario {
     FailingSync,
     /// All disks are full, and then have room again
     FullDisk,
+    /// The leader's wall clock jumps an hour ahead, then two hours back
+    ClockJump,
 }
 
 impl Scenario {
@@ -73,8 +78,8 @@ impl Scenario {
             .unwrap_or_default()
     }
 
-    /// What it needs besides processes: network namespaces, or disks that can be hurt.
-    pub(super) fn surroundings(self, seed: u64) -> Surroundings {
+    /// What it needs besides processes: network namespaces, disks that can be hurt, or clocks that jump.
+    pub(super) fn surroundings(self, disk: Options) -> Surroundings {
         let links = matches!(
             self,
             Scenario::IsolateLeader | Scenario::Bridge | Scenario::OneWayLoss
@@ -89,17 +94,20 @@ impl Scenario {
         );
         Surroundings {
             links,
-            disks: disks.then_some(seed),
+            disks: disks.then_some(disk),
+            clocks: self == Scenario::ClockJump,
         }
     }
 
     /// Why it can't be played on this machine, if it can't.
     pub fn impossible_here(self) -> Option<String> {
-        let needed = self.surroundings(0);
+        let needed = self.surroundings(Options::default());
         let tried = if needed.links {
             Network::new(BROKERS).map(drop)
         } else if needed.disks.is_some() {
             try_disk()
+        } else if needed.clocks {
+            wall_clock::library().map(drop)
         } else {
             Ok(())
         };
@@ -129,6 +137,7 @@ impl Scenario {
                 Scenario::SlowSync => disks::slow_sync(stage).await?,
                 Scenario::FailingSync => disks::failing_sync(stage).await?,
                 Scenario::FullDisk => disks::full_disk(stage).await?,
+                Scenario::ClockJump => clocks::clock_jump(stage).await?,
             }
         }
         Ok(())
@@ -151,5 +160,10 @@ impl Scenario {
 /// Whether a disk that loses power can be had.
 fn try_disk() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    disk(folder.path(), &folder.path().join("mount"), 0).map(drop)
+    disk(
+        folder.path(),
+        &folder.path().join("mount"),
+        Options::default(),
+    )
+    .map(drop)
 }
