@@ -5,6 +5,7 @@ mod histories;
 use drave_durability::history::{FinalRead, History, LiveRead, Outcome, ProducerKind, Seen, Write};
 use drave_durability::judge::{Counts, Finding, Kind, SAMPLES_MAX, Verdict, judge};
 use drave_durability::record::RecordId;
+use drave_durability::saved::{FORMAT_VERSION, Saved};
 use histories::{Defect, Fate, Planned, clean};
 
 const IDEMPOTENT: (i16, bool) = (-1, true);
@@ -482,5 +483,30 @@ fn a_verdict_reads_the_same_from_json_and_its_kinds_have_plain_names() {
     assert_eq!(name, r#""acknowledged-at-another-offset""#);
     for kind in Kind::ALL {
         assert!(kind.description().ends_with('.') && !kind.label().is_empty());
+    }
+}
+
+#[test]
+fn a_saved_history_comes_back_and_gets_the_same_verdict() {
+    let history = history(
+        (-1, true),
+        &[Some(0), Some(1), None],
+        &[(0, 0), (1, 1), (2, 0)],
+    );
+    let saved = Saved {
+        version: FORMAT_VERSION,
+        target: "drave".to_owned(),
+        scenario: "kill-leader".to_owned(),
+        history,
+    };
+    let mut file = Vec::new();
+    saved.to_writer(&mut file).unwrap();
+    let read = Saved::from_reader(file.as_slice()).unwrap();
+    assert_eq!(read, saved);
+    let verdict = judge(&read.history);
+    assert_eq!(verdict, judge(&saved.history));
+    assert!(!verdict.is_clean());
+    for cut in [0, 1, file.len() / 2] {
+        assert!(Saved::from_reader(&file[..cut]).is_err(), "{cut} bytes");
     }
 }

@@ -6,10 +6,11 @@ mod made_up;
 use std::collections::HashSet;
 
 use drave_durability::availability::{Bucket, FaultImpact, Gap, PartitionAvailability};
+use drave_durability::file::ReadError;
 use drave_durability::history::Fault;
 use drave_durability::judge::{Finding, Kind};
 use drave_durability::report::{
-    FORMAT_VERSION, ReadError, Report, ScenarioReport, Standing, TABLE_HEADER, html, table,
+    FORMAT_VERSION, Report, ScenarioReport, Standing, TABLE_HEADER, html, table,
 };
 use roxmltree::{Document, Node, ParsingOptions};
 
@@ -342,13 +343,13 @@ fn json_comes_back_as_it_was_and_other_formats_are_refused() {
     let newer = said.replacen(&line, "\"version\": 99,", 1);
     let refusal = Report::from_reader(newer.as_bytes()).unwrap_err();
     assert!(
-        matches!(refusal, ReadError::Version { found: 99 }),
+        matches!(refusal, ReadError::Version { found: 99, .. }),
         "{refusal}"
     );
     // Whatever else a later format may look like.
     let other = Report::from_reader(&b"{\"version\": 100, \"runs\": []}"[..]).unwrap_err();
     assert!(
-        matches!(other, ReadError::Version { found: 100 }),
+        matches!(other, ReadError::Version { found: 100, .. }),
         "{other}"
     );
     for bytes in [

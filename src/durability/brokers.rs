@@ -85,10 +85,8 @@ impl Brokers {
             let all = &brokers.places;
             let prepare = |place| scope.spawn(move || kind.prepare(place, all));
             let prepared: Vec<_> = all.iter().map(prepare).collect();
-            let outcomes = prepared.into_iter().map(|thread| thread.join());
-            outcomes
-                .map(|it| it.expect("it does not panic"))
-                .collect::<anyhow::Result<()>>()
+            let mut outcomes = prepared.into_iter().map(|thread| thread.join());
+            outcomes.try_for_each(|outcome| outcome.expect("it does not panic"))
         })?;
         for id in 1..=BROKERS {
             brokers.run(id)?;

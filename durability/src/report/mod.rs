@@ -19,6 +19,7 @@ use std::io::{Read, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
+use crate::file::{self, ReadError};
 use crate::history::Fault;
 use crate::judge::Verdict;
 
@@ -80,47 +81,14 @@ pub struct ScenarioReport {
     pub broken_off: Option<String>,
 }
 
-/// Why a report cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The bytes could not be had.
-    #[error("the report cannot be read: {0}")]
-    Io(#[from] std::io::Error),
-    /// The bytes are something else.
-    #[error("this is no report of the durability benchmark: {0}")]
-    Json(#[from] serde_json::Error),
-    /// A report, but of another format.
-    #[error(
-        "the report has format version {found}, this program reads {FORMAT_VERSION}: \
-         read it with the version of drave that wrote it"
-    )]
-    Version {
-        /// What it says.
-        found: u64,
-    },
-}
-
 impl Report {
     /// Writes it as JSON, a line a value.
-    pub fn to_writer(&self, mut writer: impl Write) -> std::io::Result<()> {
-        serde_json::to_writer_pretty(&mut writer, self)?;
-        writer.write_all(b"\n")?;
-        writer.flush()
+    pub fn to_writer(&self, writer: impl Write) -> std::io::Result<()> {
+        file::write(writer, self, true)
     }
 
     /// Reads what [`Report::to_writer`] wrote.
     pub fn from_reader(reader: impl Read) -> Result<Report, ReadError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u64,
-        }
-        let mut bytes = Vec::new();
-        reader.take(REPORT_BYTES_MAX).read_to_end(&mut bytes)?;
-        // First the version alone: of another one nothing else is known.
-        let Version { version: found } = serde_json::from_slice(&bytes)?;
-        if found != u64::from(FORMAT_VERSION) {
-            return Err(ReadError::Version { found });
-        }
-        Ok(serde_json::from_slice(&bytes)?)
+        file::read(reader, REPORT_BYTES_MAX, FORMAT_VERSION)
     }
 }
