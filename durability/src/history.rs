@@ -17,6 +17,8 @@ pub struct History {
     pub producers: Vec<ProducerKind>,
     /// Every record, in the order in which they were sent.
     pub writes: Vec<Write>,
+    /// Every transaction, in the order in which they were begun.
+    pub transactions: Vec<Transaction>,
     /// How many batches the producers' clients sent again by themselves, by the error that made them.
     pub repeated: BTreeMap<String, u64>,
     /// What consumers saw while the cluster was troubled, each in its order.
@@ -47,6 +49,8 @@ pub struct Write {
     pub id: RecordId,
     /// Where to.
     pub partition: u32,
+    /// Number of the transaction that it is part of.
+    pub transaction: Option<u32>,
     /// When it was handed to the client.
     pub sent_us: u64,
     /// When its outcome was known.
@@ -69,6 +73,45 @@ pub enum Outcome {
         /// Why.
         error: String,
     },
+}
+
+/// Records of one producer that readers are to be given all or none of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// Its number, which no other one has.
+    pub number: u32,
+    /// Whose.
+    pub producer: u32,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// How a transaction ended, as far as its producer knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// The cluster said that it is committed.
+    Committed {
+        /// When that was first asked for.
+        asked_us: u64,
+    },
+    /// Nobody ever asked for its commit.
+    Aborted,
+    /// Its commit was asked for, and no answer said that it was done.
+    Unknown {
+        /// When it was first asked for.
+        asked_us: u64,
+    },
+}
+
+impl Ending {
+    /// When its commit was first asked for.
+    pub fn asked_us(self) -> Option<u64> {
+        match self {
+            Ending::Committed { asked_us } | Ending::Unknown { asked_us } => Some(asked_us),
+            Ending::Aborted => None,
+        }
+    }
 }
 
 /// What a consumer was given.

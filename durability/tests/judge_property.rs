@@ -2,9 +2,10 @@
 
 mod histories;
 
-use drave_durability::history::{History, Outcome};
+use drave_durability::history::{Ending, History, Outcome};
 use drave_durability::judge::{Verdict, judge};
-use histories::{Defect, Fate, Planned, clean};
+use histories::defects::Defect;
+use histories::{Fate, Planned, Settled, TRANSACTION, clean};
 use proptest::prelude::*;
 
 fn fates() -> impl Strategy<Value = Fate> {
@@ -16,8 +17,9 @@ fn fates() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// What every history has, so that every defect finds its place.
-fn planned_always() -> Vec<Planned> {
+/// What every history has, so that every defect finds its place. The records of a
+/// transaction each of all kinds are `transactional`'s.
+fn planned_always(transactional: u32) -> Vec<Planned> {
     let fates = [
         Fate::Acknowledged,
         Fate::Acknowledged,
@@ -31,14 +33,22 @@ fn planned_always() -> Vec<Planned> {
         fate,
         hole: 0,
     });
-    planned.to_vec()
+    let records = 0..TRANSACTION * Settled::ALL.len() as u64;
+    let of_transactions = records.map(|number| Planned {
+        producer: transactional,
+        partition: (number % 2) as u32,
+        fate: Fate::Acknowledged,
+        hole: 0,
+    });
+    planned.into_iter().chain(of_transactions).collect()
 }
 
 fn histories() -> impl Strategy<Value = History> {
     let kinds = prop_oneof![Just((-1, true)), Just((-1, false)), Just((1, false))];
     let shape = (2..4_u32, prop::collection::vec(kinds, 0..3));
     shape.prop_flat_map(|(partitions, others)| {
-        let planned = (0..=others.len() as u32, 0..partitions, fates(), 0..3_i64).prop_map(
+        let transactional = 1 + others.len() as u32;
+        let planned = (0..=transactional, 0..partitions, fates(), 0..3_i64).prop_map(
             |(producer, partition, fate, hole)| Planned {
                 producer,
                 partition,
@@ -47,13 +57,30 @@ fn histories() -> impl Strategy<Value = History> {
             },
         );
         let planned = prop::collection::vec(planned, 0..60)
-            .prop_map(|more| [planned_always(), more].concat())
+            .prop_map(move |more| [planned_always(transactional), more].concat())
             .prop_shuffle();
         let consumers = prop::collection::vec((0..10_usize, 0..60_usize), 0..3);
-        (planned, 1..4_usize, consumers).prop_map(move |(planned, replicas, consumers)| {
-            clean(partitions, &others, &planned, replicas, &consumers)
-        })
+        let more = prop::collection::vec(prop::sample::select(Settled::ALL.to_vec()), 0..9)
+            .prop_map(|more| [&Settled::ALL, more.as_slice()].concat());
+        (planned, 1..4_usize, consumers, more).prop_map(
+            move |(planned, replicas, consumers, transactions)| {
+                clean(
+                    partitions,
+                    &others,
+                    &planned,
+                    replicas,
+                    &consumers,
+                    &transactions,
+                )
+            },
+        )
     })
+}
+
+fn committed(history: &History, number: u32) -> bool {
+    let mut transactions = history.transactions.iter();
+    let found = transactions.find(|it| it.number == number);
+    found.is_some_and(|it| matches!(it.ending, Ending::Committed { .. }))
 }
 
 fn assert_clean(verdict: &Verdict) -> Result<(), TestCaseError> {
@@ -74,7 +101,12 @@ proptest! {
         prop_assert_eq!(counts.sent, history.writes.len() as u64);
         prop_assert_eq!(counts.acknowledged, acknowledged);
         prop_assert_eq!(counts.acknowledged + counts.given_up, counts.sent);
-        prop_assert!(counts.acknowledged <= counts.read_back && counts.read_back <= counts.sent);
+        let hidden = (history.writes.iter())
+            .filter(|it| it.transaction.is_some_and(|it| !committed(&history, it)))
+            .count() as u64;
+        prop_assert!(counts.acknowledged <= counts.read_back + hidden);
+        prop_assert!(counts.read_back <= counts.sent);
+        prop_assert_eq!(counts.transactions(), history.transactions.len() as u64);
         prop_assert!(counts.seen_live <= counts.read_back);
     }
 
@@ -88,7 +120,8 @@ proptest! {
         defect.plant(&mut history, pick);
         let verdict = judge(&history);
         let kinds: Vec<_> = verdict.violations.iter().map(|it| (it.kind, it.count)).collect();
-        prop_assert_eq!(kinds, [(defect.kind(), 1)], "{:?}", verdict.violations);
+        let planted: Vec<_> = defect.kinds().into_iter().map(|kind| (kind, 1)).collect();
+        prop_assert_eq!(kinds, planted, "{:?}", verdict.violations);
         prop_assert!(verdict.tolerated.is_empty(), "{:?}", verdict.tolerated);
     }
 }

@@ -146,6 +146,19 @@ fn the_page_says_everything() {
 }
 
 #[test]
+fn the_page_counts_transactions_where_there_are_some() {
+    let mut report = made_up::report();
+    let said = |report: &Report| text(parsed(&html(report)).root_element());
+    assert!(!said(&report).contains("transaction"));
+    let counts = &mut report.targets[0].scenarios[0].verdict.counts;
+    counts.transactions_committed = 1_200;
+    counts.transactions_aborted = 300;
+    counts.transactions_unknown = 2;
+    let words = "1,502 transactions: 1,200 committed, 300 aborted, 2 without an answer.";
+    assert!(said(&report).contains(words));
+}
+
+#[test]
 fn the_overview_has_a_row_a_scenario_and_says_how_each_ended() {
     let report = made_up::report();
     let standing = |target, name| scenario(&report, target, name).standing();

@@ -220,6 +220,7 @@ fn hand_over(
         memory.writes.push(Write {
             id,
             partition: partition as u32,
+            transaction: None,
             sent_us: work.clock.now_us(),
             answered_us: 0,
             outcome: Outcome::GivenUp {

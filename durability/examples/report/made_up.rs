@@ -262,6 +262,7 @@ fn history(plan: &Plan) -> History {
         writes.push(Write {
             id,
             partition,
+            transaction: None,
             sent_us,
             answered_us: answered_us.min(sent_us + TIMEOUT_US),
             outcome,
@@ -278,6 +279,7 @@ fn history(plan: &Plan) -> History {
             })
             .collect(),
         writes,
+        transactions: Vec::new(),
         repeated: [("NOT_LEADER_OR_FOLLOWER".to_owned(), 12)].into(),
         live,
         finals: finals(plan, &logs),

@@ -57,6 +57,7 @@ impl<'a> Case<'a> {
             else {
                 continue;
             };
+            self.uncommitted(place, None, reader);
             let (write, fate) = (&self.history.writes[place], &mut self.fates[place]);
             let kind = self.index.kind(slot);
             if let Outcome::Acknowledged { offset } = write.outcome {

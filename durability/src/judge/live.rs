@@ -44,6 +44,9 @@ impl<'a> Case<'a> {
                 continue;
             };
             self.fates[known.place].seen_live = true;
+            if self.uncommitted(known.place, Some(*seen_us), reader) {
+                continue;
+            }
             let held = path.is_there(logs, seen);
             if !held && dirty.insert((live.partition, seen.offset, *id)) {
                 self.findings.violation(Kind::DirtyRead, || {

@@ -10,6 +10,11 @@
 //! - To everybody: what a consumer was given stays at its offset; offsets only rise, and pass
 //!   over no record; nothing is there that nobody sent there; bytes are those that were sent;
 //!   every replica can be read in the end, and all have the same.
+//! - Of a transaction, as all readers read what is committed only: if it was committed, its
+//!   records are there as any others; if its commit was asked for and not answered, all of its
+//!   acknowledged records are there or none; before its commit was asked for, and for ever if
+//!   it never was, no reader is given any of them. What is missing of a committed transaction
+//!   is lost, and if something else of it is there, that is half a transaction as well.
 //!
 //! A record is lost when no replica has it: if only some lack it, they disagree. A record whose
 //! acknowledged offset holds corrupted bytes counts as corrupted, not as lost as well. If
@@ -21,14 +26,16 @@ mod finals;
 mod index;
 mod live;
 mod log;
+mod transactions;
 mod verdict;
 
 use std::collections::{HashMap, HashSet};
 
-use crate::history::{History, Outcome, Write};
+use crate::history::{Ending, History, Outcome, Write};
 use crate::record::RecordId;
 use index::{Index, Known, name};
 use log::{Log, describe_all};
+use transactions::{Presence, Transactions};
 use verdict::Findings;
 
 pub use verdict::{Counts, Finding, Kind, SAMPLES_MAX, Verdict};
@@ -37,9 +44,11 @@ pub use verdict::{Counts, Finding, Kind, SAMPLES_MAX, Verdict};
 pub fn judge(history: &History) -> Verdict {
     let mut findings = Findings::default();
     let index = Index::new(history, &mut findings);
+    let transactions = Transactions::new(history, &mut findings);
     let mut case = Case {
         history,
         index,
+        transactions,
         findings,
         fates: vec![Fate::default(); history.writes.len()],
         logs: (0..history.partitions).map(|_| Vec::new()).collect(),
@@ -51,6 +60,7 @@ pub fn judge(history: &History) -> Verdict {
     case.compare_replicas();
     case.follow_consumers();
     case.settle_writes();
+    case.settle_transactions();
     case.settle_corrupted();
     let counts = case.counts();
     case.findings.verdict(counts)
@@ -60,6 +70,7 @@ pub fn judge(history: &History) -> Verdict {
 struct Case<'a> {
     history: &'a History,
     index: Index<'a>,
+    transactions: Transactions<'a>,
     findings: Findings,
     /// By place among the writes.
     fates: Vec<Fate>,
@@ -84,6 +95,8 @@ struct Fate {
     reordered: bool,
     /// Whether a live consumer was given it.
     seen_live: bool,
+    /// Whether a reader was given it before its transaction was to be committed.
+    read_uncommitted: bool,
 }
 
 /// Bytes that nobody sent.
@@ -175,12 +188,14 @@ impl Case<'_> {
                 continue;
             }
             let promised = self.index.kind(known.slot).acks == -1;
+            let presence = self.transactions.presence(write);
             if fate.read == 0 {
-                if !corrupted.is_some_and(|it| it.in_the_end) {
+                if presence == Presence::There && !corrupted.is_some_and(|it| it.in_the_end) {
                     let kind = Kind::AcknowledgedAndLost;
                     (self.findings).add(kind, promised, || describe_lost(write, offset, logs));
                 }
-            } else if let Some(offset) = offset
+            } else if presence != Presence::NotThere
+                && let Some(offset) = offset
                 && !fate.at_acknowledged_offset
             {
                 let kind = Kind::AcknowledgedAtAnotherOffset;
@@ -217,6 +232,13 @@ impl Case<'_> {
             }
             counts.read_back += u64::from(fate.read > 0);
             counts.seen_live += u64::from(fate.seen_live);
+        }
+        for transaction in &self.history.transactions {
+            match transaction.ending {
+                Ending::Committed { .. } => counts.transactions_committed += 1,
+                Ending::Aborted => counts.transactions_aborted += 1,
+                Ending::Unknown { .. } => counts.transactions_unknown += 1,
+            }
         }
         counts
     }

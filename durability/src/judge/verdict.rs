@@ -25,7 +25,7 @@ impl Verdict {
     }
 }
 
-/// How much a history has of everything. Records, each counted once.
+/// How much a history has of everything. Records but for the last three, each counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Sent.
@@ -38,6 +38,19 @@ pub struct Counts {
     pub read_back: u64,
     /// Of these, given to at least one live consumer.
     pub seen_live: u64,
+    /// Transactions that were committed,
+    pub transactions_committed: u64,
+    /// aborted,
+    pub transactions_aborted: u64,
+    /// or asked to be committed and never answered.
+    pub transactions_unknown: u64,
+}
+
+impl Counts {
+    /// All transactions, however they ended.
+    pub fn transactions(&self) -> u64 {
+        self.transactions_committed + self.transactions_aborted + self.transactions_unknown
+    }
 }
 
 /// All that is wrong in one way.
@@ -67,6 +80,10 @@ pub enum Kind {
     Corrupted,
     /// Counted in distinct pairs of an offset and the record seen there.
     DirtyRead,
+    /// Counted in records.
+    UncommittedRead,
+    /// Counted in transactions.
+    HalfTransaction,
     /// Counted in steps that were not forwards.
     OffsetsBackwards,
     /// Counted in offsets that a consumer was not given.
@@ -83,13 +100,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::AcknowledgedAndLost,
         Self::AcknowledgedAtAnotherOffset,
         Self::Duplicated,
         Self::Reordered,
         Self::Corrupted,
         Self::DirtyRead,
+        Self::UncommittedRead,
+        Self::HalfTransaction,
         Self::OffsetsBackwards,
         Self::RecordsSkipped,
         Self::ReplicasDisagree,
@@ -107,6 +126,8 @@ impl Kind {
             Self::Reordered => "reordered",
             Self::Corrupted => "corrupted",
             Self::DirtyRead => "dirty read",
+            Self::UncommittedRead => "uncommitted record read",
+            Self::HalfTransaction => "half a transaction",
             Self::OffsetsBackwards => "offsets went backwards",
             Self::RecordsSkipped => "skipped by a consumer",
             Self::ReplicasDisagree => "replicas disagree",
@@ -132,6 +153,12 @@ impl Kind {
             Self::Corrupted => "A reader was given bytes that are not what any producer sent.",
             Self::DirtyRead => {
                 "A consumer was given a record that is in the end no longer at that offset."
+            }
+            Self::UncommittedRead => {
+                "A reader was given a record of a transaction that was never committed, or not yet."
+            }
+            Self::HalfTransaction => {
+                "Of a transaction some records are there in the end, and others are not."
             }
             Self::OffsetsBackwards => {
                 "A reader was given an offset that is not above the one before it."

@@ -60,6 +60,7 @@ fn details(run: &ScenarioReport, scale: &Scale) -> Markup {
 
 fn counts(run: &ScenarioReport) -> Markup {
     let counts = &run.verdict.counts;
+    let transactions = counts.transactions();
     html! {
         @if run.standing() != Standing::Skipped {
             p {
@@ -68,6 +69,12 @@ fn counts(run: &ScenarioReport) -> Markup {
                 (units::count(counts.given_up)) " given up; "
                 (units::count(counts.read_back)) " read back in the end, "
                 (units::count(counts.seen_live)) " seen by live consumers."
+                @if transactions > 0 {
+                    " " (units::counted(transactions, "transaction")) ": "
+                    (units::count(counts.transactions_committed)) " committed, "
+                    (units::count(counts.transactions_aborted)) " aborted, "
+                    (units::count(counts.transactions_unknown)) " without an answer."
+                }
             }
         }
     }
