@@ -88,6 +88,9 @@ pub(super) struct DurabilityArgs {
     /// Producers with acks=1, whose losses are told but tolerated
     #[arg(long, default_value_t = 0)]
     acks1_producers: u32,
+    /// Idempotent producers that write in transactions, where the brokers have them
+    #[arg(long, default_value_t = 1)]
+    transactional_producers: u32,
     /// Consumers that read along
     #[arg(long, default_value_t = 2)]
     consumers: u32,
@@ -161,7 +164,7 @@ pub(super) fn run(command: BenchCommand) -> anyhow::Result<()> {
 /// Runs everything, writes the report; how many scenarios broke a promise or off.
 async fn durability(args: &DurabilityArgs) -> anyhow::Result<usize> {
     ensure!(
-        args.producers + args.plain_producers + args.acks1_producers > 0,
+        load(args).all_producers() > 0,
         "there is nothing to judge without a producer"
     );
     std::fs::create_dir_all(&args.report).with_context(|| format!("{}", args.report.display()))?;
@@ -283,6 +286,7 @@ fn load(args: &DurabilityArgs) -> Load {
         producers: args.producers,
         plain_producers: args.plain_producers,
         acks1_producers: args.acks1_producers,
+        transactional_producers: args.transactional_producers,
         consumers: args.consumers,
         rate: args.rate,
         value_bytes: args.value_bytes as usize,

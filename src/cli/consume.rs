@@ -165,6 +165,7 @@ fn print_fetched(
         }
         offsets.insert(fetched.partition, batch.last_offset + 1);
     }
+    offsets.insert(fetched.partition, fetched.next_offset);
     Ok(count)
 }
 

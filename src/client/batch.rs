@@ -10,6 +10,11 @@ use kafka_protocol::compression::{self as codec, Compressor, Decompressor};
 const HEADER_BYTES: usize = 61;
 /// Where the part begins that the checksum covers.
 const CHECKED_FROM: usize = 21;
+/// Bits of a batch's attributes.
+const TRANSACTIONAL: i16 = 0x10;
+const CONTROL: i16 = 0x20;
+/// What a control record's key says of a transaction that was aborted.
+const ABORT: i16 = 0;
 
 /// How a batch's records are compressed; the number is Kafka's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +38,8 @@ pub struct BatchBuilder {
     records: i32,
     first_timestamp: i64,
     max_timestamp: i64,
+    /// Bits besides those of the compression.
+    attributes: i16,
 }
 
 impl BatchBuilder {
@@ -45,7 +52,19 @@ impl BatchBuilder {
             records: 0,
             first_timestamp: 0,
             max_timestamp: 0,
+            attributes: 0,
         }
+    }
+
+    /// Says that the records are part of their producer's transaction.
+    pub fn set_transactional(&mut self) {
+        self.attributes |= TRANSACTIONAL;
+    }
+
+    /// Makes it a transaction's marker, which only brokers write.
+    #[cfg(test)]
+    pub(super) fn set_control(&mut self) {
+        self.attributes |= CONTROL;
     }
 
     /// Bytes so far, uncompressed.
@@ -107,13 +126,14 @@ impl BatchBuilder {
             compress(compression, &mut self.buffer, &records)?;
         }
         let length = (self.buffer.len() - 12) as i32;
+        let attributes = compression as i16 | self.attributes;
         let mut header = &mut self.buffer[..HEADER_BYTES];
         header.put_i64(0); // base offset
         header.put_i32(length);
         header.put_i32(-1); // partition leader epoch
         header.put_i8(2); // magic
         header.put_u32(0); // checksum, below
-        header.put_i16(compression as i16);
+        header.put_i16(attributes);
         header.put_i32(self.records - 1);
         header.put_i64(self.first_timestamp);
         header.put_i64(self.max_timestamp);
@@ -154,6 +174,8 @@ pub struct Batch {
     pub last_offset: i64,
     /// Its records' number, as its header says.
     pub record_count: i32,
+    /// Who wrote it; -1: a producer without idempotence.
+    pub producer_id: i64,
     attributes: i16,
     first_timestamp: i64,
     max_timestamp: i64,
@@ -163,7 +185,23 @@ pub struct Batch {
 impl Batch {
     /// Whether it holds a transaction's marker instead of records.
     pub fn is_control(&self) -> bool {
-        self.attributes & 0x20 != 0
+        self.attributes & CONTROL != 0
+    }
+
+    /// Whether it is part of a transaction; its markers are too.
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL != 0
+    }
+
+    /// Whether it is the marker of a transaction that was aborted.
+    pub fn is_abort_marker(&self) -> bool {
+        // The key: a version, and what the marker says.
+        let says = |record: &Record| match record.key.as_deref() {
+            Some([_, _, high, low, ..]) => Some(i16::from_be_bytes([*high, *low])),
+            _ => None,
+        };
+        let of = |records: Vec<Record>| records.first().and_then(says);
+        self.is_control() && records(self).ok().and_then(of) == Some(ABORT)
     }
 }
 
@@ -204,12 +242,14 @@ pub fn batches(mut bytes: Bytes) -> anyhow::Result<Vec<Batch>> {
         let last_offset = base_offset + i64::from(batch.get_i32());
         let first_timestamp = batch.get_i64();
         let max_timestamp = batch.get_i64();
-        batch.advance(14);
+        let producer_id = batch.get_i64();
+        batch.advance(6);
         let record_count = batch.get_i32();
         batches.push(Batch {
             base_offset,
             last_offset,
             record_count,
+            producer_id,
             attributes,
             first_timestamp,
             max_timestamp,

@@ -167,19 +167,32 @@ impl Cluster {
 
     /// The broker that coordinates a group.
     pub async fn coordinator(&self, group: &str) -> Result<Connection, ClientError> {
+        let about = || format!("coordinator of group {group}");
+        self.find_coordinator(group, 0, about).await
+    }
+
+    /// The broker that coordinates the transactions of a transactional id.
+    pub async fn transaction_coordinator(&self, id: &str) -> Result<Connection, ClientError> {
+        let about = || format!("coordinator of transactional id {id}");
+        self.find_coordinator(id, 1, about).await
+    }
+
+    async fn find_coordinator(
+        &self,
+        key: &str,
+        key_type: i8,
+        about: impl FnOnce() -> String,
+    ) -> Result<Connection, ClientError> {
         let request = FindCoordinatorRequest::default()
-            .with_key(StrBytes::from_string(group.to_owned()))
-            .with_key_type(0);
-        let answer = self.call(&request).await?;
+            .with_key(text(key))
+            .with_key_type(key_type);
+        let asked = self.any().await?.call(&request, METADATA_TIMEOUT).await;
+        let answer = asked.inspect_err(|_| self.ask_another())?;
         let message = answer
             .error_message
             .as_ref()
             .map(|message| message.as_str());
-        check(
-            answer.error_code,
-            || format!("coordinator of group {group}"),
-            message,
-        )?;
+        check(answer.error_code, about, message)?;
         self.connection(&join(&answer.host, answer.port)).await
     }
 

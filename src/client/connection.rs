@@ -27,8 +27,18 @@ use super::socket::{Outgoing, Waiting, lost, read_answers, write_requests};
 /// Requests that wait for the socket.
 const REQUESTS_QUEUED_MAX: usize = 64;
 /// Newest versions spoken here, where they are lower than the codec's: newer
-/// ones name topics by id, or several groups or keys in one request.
-const VERSIONS_MAX: &[(i16, i16)] = &[(0, 11), (1, 12), (8, 8), (9, 7), (10, 3)];
+/// ones name topics by id, or several groups or keys in one request, or are for
+/// the second version of transactions, in which partitions are not added beforehand.
+const VERSIONS_MAX: &[(i16, i16)] = &[
+    (0, 11),
+    (1, 12),
+    (8, 8),
+    (9, 7),
+    (10, 3),
+    (22, 4),
+    (24, 3),
+    (26, 4),
+];
 
 /// A connection to one broker; clones share it.
 #[derive(Clone)]

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::aborted::leave_out_aborted;
 use super::batch::{Batch, batches};
 use super::cluster::{Cluster, topic_name};
 use super::error::{ClientError, check};
@@ -63,8 +64,10 @@ pub struct Fetched {
     pub high_watermark: i64,
     /// Bytes of the batches.
     pub bytes: usize,
-    /// The batches.
+    /// The batches; those that a reader is not to see are left out.
     pub batches: Vec<Batch>,
+    /// The offset after all of them, and after those that were left out.
+    pub next_offset: i64,
 }
 
 /// Reads one topic.
@@ -211,10 +214,7 @@ impl Shared {
     ) -> Result<(), ()> {
         let _order = self.delivery.lock().await;
         let (partition, from_offset) = (fetched.partition, fetched.from_offset);
-        let next = fetched
-            .batches
-            .last()
-            .map_or(from_offset, |batch| batch.last_offset + 1);
+        let next = fetched.next_offset;
         let at = self
             .positions
             .lock()
@@ -299,9 +299,14 @@ impl Shared {
             }
             let bytes = partition.records.unwrap_or_default();
             let size = bytes.len();
-            let batches = split(bytes, connection.address())?;
-            if batches.is_empty() {
+            let mut batches = split(bytes, connection.address())?;
+            let Some(last) = batches.last() else {
                 continue;
+            };
+            let next_offset = last.last_offset + 1;
+            if self.config.committed_only {
+                let aborted = partition.aborted_transactions.unwrap_or_default();
+                leave_out_aborted(&mut batches, aborted);
             }
             fetched.push(Fetched {
                 partition: index,
@@ -309,6 +314,7 @@ impl Shared {
                 high_watermark: partition.high_watermark,
                 bytes: size,
                 batches,
+                next_offset,
             });
         }
         Ok((fetched, moved))

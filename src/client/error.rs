@@ -2,6 +2,9 @@
 
 use kafka_protocol::error::ResponseError;
 
+/// The transaction before is still being ended.
+const CONCURRENT_TRANSACTIONS: i16 = 51;
+
 /// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClientError {
@@ -67,7 +70,8 @@ impl ClientError {
             | ClientError::TimedOut(_)
             | ClientError::NoLeader { .. } => true,
             ClientError::Refused { code, .. } => {
-                ResponseError::try_from_code(*code).is_some_and(|error| error.is_retriable())
+                *code == CONCURRENT_TRANSACTIONS
+                    || ResponseError::try_from_code(*code).is_some_and(|error| error.is_retriable())
             }
             _ => false,
         }

@@ -30,9 +30,26 @@ pub async fn list_offsets(
     topic: &str,
     timestamp: i64,
 ) -> Result<BTreeMap<i32, i64>, ClientError> {
+    retry_list_offsets(cluster, topic, timestamp, false).await
+}
+
+/// Of each partition, the offset up to which a reader gets that wants committed records only.
+pub async fn stable_offsets(
+    cluster: &Cluster,
+    topic: &str,
+) -> Result<BTreeMap<i32, i64>, ClientError> {
+    retry_list_offsets(cluster, topic, LATEST, true).await
+}
+
+async fn retry_list_offsets(
+    cluster: &Cluster,
+    topic: &str,
+    timestamp: i64,
+    committed_only: bool,
+) -> Result<BTreeMap<i32, i64>, ClientError> {
     cluster
         .retry(RETRY_WITHIN, || {
-            list_offsets_once(cluster, topic, timestamp)
+            list_offsets_once(cluster, topic, timestamp, committed_only)
         })
         .await
 }
@@ -41,6 +58,7 @@ async fn list_offsets_once(
     cluster: &Cluster,
     topic: &str,
     timestamp: i64,
+    committed_only: bool,
 ) -> Result<BTreeMap<i32, i64>, ClientError> {
     let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for (partition, leader) in cluster.leaders(topic, false).await?.into_iter().enumerate() {
@@ -66,6 +84,7 @@ async fn list_offsets_once(
             .with_partitions(partitions.collect());
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
+            .with_isolation_level(i8::from(committed_only))
             .with_timeout_ms(10_000)
             .with_topics(vec![asked]);
         let answer = cluster

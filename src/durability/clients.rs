@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use drave_durability::history::{History, LiveRead};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::clock::Clock;
 use super::consumers;
 use super::producers::{self, Counters, Produced, Work};
+use super::transactions;
 use crate::client::Cluster;
 
 /// What producers and consumers do.
@@ -23,8 +24,10 @@ pub struct Load {
     pub producers: u32,
     /// producers without idempotence, with acks=all,
     pub plain_producers: u32,
-    /// and producers with acks=1.
+    /// producers with acks=1,
     pub acks1_producers: u32,
+    /// and idempotent producers that write in transactions.
+    pub transactional_producers: u32,
     /// Consumers that read everything as it comes.
     pub consumers: u32,
     /// Records a second of all producers together.
@@ -34,36 +37,58 @@ pub struct Load {
 }
 
 impl Load {
+    /// What of it the target can take, with a remark for the report on what it can't; the
+    /// target is made ready for it.
+    pub(super) async fn prepare(
+        &self,
+        topic: &str,
+        cluster: &Cluster,
+    ) -> anyhow::Result<(Load, Option<String>)> {
+        let mut load = self.clone();
+        if load.transactional_producers == 0 || transactions::prepare(cluster, topic).await? {
+            return Ok((load, None));
+        }
+        load.transactional_producers = 0;
+        ensure!(
+            load.all_producers() > 0,
+            "nothing but transactions is to be written, and the target has none"
+        );
+        let note = "no transactions were written: the target does not have them";
+        Ok((load, Some(note.to_owned())))
+    }
+
+    /// Producers of all kinds.
+    pub fn all_producers(&self) -> u32 {
+        self.producers + self.plain_producers + self.acks1_producers + self.transactional_producers
+    }
+
+    /// What each producer does, and its transactional id if it is to have one.
     fn works(
         &self,
         topic: &str,
         cluster: &dyn Fn() -> Cluster,
         clock: Clock,
         counters: &Arc<Counters>,
-    ) -> Vec<Work> {
-        let all = self.producers + self.plain_producers + self.acks1_producers;
-        let kinds = std::iter::repeat_n((-1, true), self.producers as usize)
-            .chain(std::iter::repeat_n(
-                (-1, false),
-                self.plain_producers as usize,
-            ))
-            .chain(std::iter::repeat_n(
-                (1, false),
-                self.acks1_producers as usize,
-            ));
-        kinds
-            .map(|(acks, idempotent)| Work {
-                cluster: cluster(),
-                topic: topic.to_owned(),
-                partitions: self.partitions,
-                acks,
-                idempotent,
-                rate: self.rate.div_ceil(all),
-                value_bytes: self.value_bytes,
-                clock,
-                counters: counters.clone(),
-            })
-            .collect()
+    ) -> Vec<(Work, Option<String>)> {
+        let work = |acks, idempotent| Work {
+            cluster: cluster(),
+            topic: topic.to_owned(),
+            partitions: self.partitions,
+            acks,
+            idempotent,
+            rate: self.rate.div_ceil(self.all_producers()),
+            value_bytes: self.value_bytes,
+            clock,
+            counters: counters.clone(),
+        };
+        let idempotent = (0..self.producers).map(|_| (work(-1, true), None));
+        let plain = (0..self.plain_producers).map(|_| (work(-1, false), None));
+        let acks1 = (0..self.acks1_producers).map(|_| (work(1, false), None));
+        let transactional = (0..self.transactional_producers).map(|number| {
+            let id = transactions::transactional_id(topic, number);
+            (work(-1, true), Some(id))
+        });
+        (idempotent.chain(plain).chain(acks1).chain(transactional)).collect()
     }
 }
 
@@ -89,9 +114,14 @@ impl Clients {
             producers: JoinSet::new(),
             consumers: JoinSet::new(),
         };
-        for work in load.works(topic, cluster, clock, counters) {
+        for (work, transactional_id) in load.works(topic, cluster, clock, counters) {
             let stop = clients.stop_producers.subscribe();
-            clients.producers.spawn(producers::produce(work, stop));
+            match transactional_id {
+                Some(id) => clients
+                    .producers
+                    .spawn(transactions::produce(work, id, stop)),
+                None => clients.producers.spawn(producers::produce(work, stop)),
+            };
         }
         for consumer in 0..load.consumers {
             let stop = clients.stop_consumers.subscribe();
@@ -115,6 +145,7 @@ impl Clients {
             let produced = ended.context("a producer")?;
             history.producers.extend(produced.kinds);
             history.writes.extend(produced.writes);
+            history.transactions.extend(produced.transactions);
             for (error, count) in produced.repeated {
                 *history.repeated.entry(error).or_default() += count;
             }
@@ -123,6 +154,7 @@ impl Clients {
         history
             .writes
             .sort_by_key(|write| (write.sent_us, write.id));
+        history.transactions.sort_by_key(|it| it.number);
         // What was acknowledged last is still to be seen.
         sleep(Duration::from_millis(500)).await;
         self.stop_consumers.send_replace(true);

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::clock::Clock;
 use crate::client::{
     ClientError, Cluster, Consumer, ConsumerConfig, Fetched, LATEST, list_offsets, records,
+    stable_offsets,
 };
 
 /// A consumer that failed starts again after this pause.
@@ -20,9 +21,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 const READ_WITHIN: Duration = Duration::from_secs(60);
 /// How long the log's end may lie before what was acknowledged: a new leader
 /// learns late how far its followers are.
-const END_WITHIN: Duration = Duration::from_secs(20);
+const END_WITHIN: Duration = Duration::from_secs(30);
 
-/// Reads all partitions from their start until told to stop.
+/// Where a partition ends,
+#[derive(Clone, Copy, Default)]
+struct End {
+    end: i64,
+    /// and how far a reader of committed records gets: up to the first transaction that is open.
+    stable: i64,
+}
+
+/// Reads all partitions from their start until told to stop: what is committed, as all readers here.
 pub(super) async fn consume(
     cluster: Cluster,
     topic: String,
@@ -65,6 +74,7 @@ pub(super) async fn consume(
 fn config() -> ConsumerConfig {
     ConsumerConfig {
         wait: Duration::from_millis(100),
+        committed_only: true,
         ..ConsumerConfig::default()
     }
 }
@@ -96,6 +106,7 @@ fn take(fetched: &Fetched, position: &mut i64, mut see: impl FnMut(Seen)) {
         }
         *position = next.max(*position);
     }
+    *position = fetched.next_offset.max(*position);
 }
 
 /// Reads every partition from its start to its end. `expected` are the offsets
@@ -113,8 +124,15 @@ pub(super) async fn read_back(
     let reads = (0..expected.len()).map(async |partition| {
         let seen = match ends {
             Ok(ends) => {
-                let end = ends.get(&(partition as i32)).copied().unwrap_or(0);
-                read_partition(cluster, topic, partition as i32, end, only_from).await
+                let End { end, stable } = ends[partition];
+                match stable >= end {
+                    true => {
+                        read_partition(cluster, topic, partition as i32, end, only_from).await
+                    }
+                    false => Err(format!(
+                        "a transaction that does not end holds readers up at offset {stable} of {end}"
+                    )),
+                }
             }
             Err(error) => Err(error.clone()),
         };
@@ -128,24 +146,36 @@ pub(super) async fn read_back(
     join_all(reads).await
 }
 
-/// Where each partition ends.
-async fn ends(
-    cluster: &Cluster,
-    topic: &str,
-    expected: &[i64],
-) -> Result<BTreeMap<i32, i64>, String> {
+/// Where each partition ends, when no transaction is open any more.
+async fn ends(cluster: &Cluster, topic: &str, expected: &[i64]) -> Result<Vec<End>, String> {
     let deadline = Instant::now() + END_WITHIN;
     loop {
-        let found = list_offsets(cluster, topic, LATEST).await;
+        let found = ends_now(cluster, topic, expected.len()).await;
         let complete = found.as_ref().is_ok_and(|ends| {
-            let end = |partition: usize| ends.get(&(partition as i32)).copied().unwrap_or(0);
-            (0..expected.len()).all(|partition| end(partition) >= expected[partition])
+            let mut ends = ends.iter().zip(expected);
+            ends.all(|(found, expected)| found.end >= *expected && found.stable >= found.end)
         });
         if complete || Instant::now() > deadline {
             return found.map_err(|error| error.to_string());
         }
         sleep(PAUSE).await;
     }
+}
+
+async fn ends_now(
+    cluster: &Cluster,
+    topic: &str,
+    partitions: usize,
+) -> Result<Vec<End>, ClientError> {
+    let ends = list_offsets(cluster, topic, LATEST).await?;
+    // Asked later: nothing that was added in between is missing from it.
+    let stable = stable_offsets(cluster, topic).await?;
+    let of = |offsets: &BTreeMap<i32, i64>, partition| offsets.get(&partition).copied();
+    let ends = (0..partitions as i32).map(|partition| End {
+        end: of(&ends, partition).unwrap_or(0),
+        stable: of(&stable, partition).unwrap_or(0),
+    });
+    Ok(ends.collect())
 }
 
 async fn read_partition(

@@ -67,15 +67,16 @@ impl Given {
         cluster: &dyn Fn() -> Cluster,
         progress: &Progress,
     ) -> anyhow::Result<Outcome> {
+        let (load, note) = self.load.prepare(topic, &cluster()).await?;
         let clock = Clock::start();
         let counters = Arc::new(Counters::new(self.load.partitions));
         progress.scenario("given", &counters);
-        let clients = Clients::start(&self.load, topic, cluster, clock, &counters);
+        let clients = Clients::start(&load, topic, cluster, clock, &counters);
         let mut history = History {
             partitions: self.load.partitions,
             ..History::default()
         };
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = note.into_iter().collect();
         let admin = cluster();
         sleep(CALM).await;
         for round in 1..=self.rounds {

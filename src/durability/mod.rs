@@ -5,7 +5,7 @@
 //! A [`Scenario`] runs against a cluster of its own: `brokers` are real
 //! processes, of drave or of Apache Kafka, in network namespaces where links
 //! are cut. [`Given`] is a cluster that runs already and that its owner hurts.
-//! `producers` and `consumers` remember everything into a history.
+//! `producers`, `transactions` and `consumers` remember everything into a history.
 
 mod brokers;
 mod clients;
@@ -19,6 +19,7 @@ mod progress;
 mod run;
 mod scenario;
 mod stage;
+mod transactions;
 mod wall_clock;
 
 pub use clients::Load;

@@ -5,26 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use drave_durability::history::{Outcome, ProducerKind, Write};
+use drave_durability::history::{Outcome, ProducerKind, Transaction, Write};
 use drave_durability::record::{self, RecordId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use super::clock::Clock;
 use crate::client::{Acknowledged, Cluster, Producer, ProducerConfig};
 
 /// Records are handed over this often.
-const TICK: Duration = Duration::from_millis(5);
+pub(super) const TICK: Duration = Duration::from_millis(5);
 /// A record that is not acknowledged for so long is given up.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A broker that does not answer is given up after this time and two seconds
 /// (clients' usual 30 s would hide how long the cluster itself takes).
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long what is under way may take when the producers stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(65);
 /// A producer that failed for good is followed by another one after this pause.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// What all producers of a scenario have come to.
 #[derive(Debug)]
@@ -35,8 +35,10 @@ pub(super) struct Counters {
     pub(super) last_us: Vec<AtomicU64>,
     /// The longest time that a partition acknowledged nothing.
     pub(super) worst_gap_us: AtomicU64,
-    /// Numbers of producers that were given out.
+    /// Numbers of producers that were given out,
     next_producer: AtomicU32,
+    /// and of transactions.
+    pub(super) next_transaction: AtomicU32,
 }
 
 impl Counters {
@@ -46,6 +48,7 @@ impl Counters {
             last_us: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
             worst_gap_us: AtomicU64::new(0),
             next_producer: AtomicU32::new(0),
+            next_transaction: AtomicU32::new(0),
         }
     }
 
@@ -75,25 +78,64 @@ pub(super) struct Work {
     pub(super) counters: Arc<Counters>,
 }
 
+impl Work {
+    /// A producer with a number of its own.
+    pub(super) fn next_producer(&self) -> ProducerKind {
+        ProducerKind {
+            producer: self.counters.next_producer.fetch_add(1, Ordering::Relaxed),
+            acks: self.acks,
+            idempotent: self.idempotent,
+        }
+    }
+}
+
 /// What is known of a producer's work when it has ended.
 #[derive(Default)]
 pub(super) struct Produced {
     /// It, and those that followed it when it failed.
     pub(super) kinds: Vec<ProducerKind>,
     pub(super) writes: Vec<Write>,
+    pub(super) transactions: Vec<Transaction>,
     /// See [`drave_durability::history::History::repeated`].
     pub(super) repeated: BTreeMap<String, u64>,
 }
 
+impl Produced {
+    /// What a producer remembers that has ended; why what has no answer has none.
+    pub(super) fn add(
+        &mut self,
+        kind: ProducerKind,
+        memory: &Mutex<Memory>,
+        ended: &str,
+        now_us: u64,
+    ) {
+        let mut memory = memory.lock();
+        memory.give_up(ended, now_us);
+        self.kinds.push(kind);
+        self.writes.append(&mut memory.writes);
+        for (error, count) in std::mem::take(&mut memory.repeated) {
+            *self.repeated.entry(error).or_default() += count;
+        }
+    }
+}
+
 /// What a producer remembers.
-struct Memory {
+pub(super) struct Memory {
     writes: Vec<Write>,
     /// Of each partition, positions in `writes` of all that was handed over.
     handed_over: Vec<Vec<usize>>,
-    repeated: BTreeMap<String, u64>,
+    pub(super) repeated: BTreeMap<String, u64>,
 }
 
 impl Memory {
+    pub(super) fn new(partitions: u32) -> Arc<Mutex<Memory>> {
+        Arc::new(Mutex::new(Memory {
+            writes: Vec::new(),
+            handed_over: vec![Vec::new(); partitions as usize],
+            repeated: BTreeMap::new(),
+        }))
+    }
+
     /// What has no answer gets this one.
     fn give_up(&mut self, error: &str, now_us: u64) {
         for write in self.writes.iter_mut().filter(|it| it.answered_us == 0) {
@@ -110,26 +152,9 @@ impl Memory {
 pub(super) async fn produce(work: Work, mut stop: watch::Receiver<bool>) -> Produced {
     let mut produced = Produced::default();
     while !*stop.borrow() {
-        let kind = ProducerKind {
-            producer: work.counters.next_producer.fetch_add(1, Ordering::Relaxed),
-            acks: work.acks,
-            idempotent: work.idempotent,
-        };
-        produced.kinds.push(kind);
-        let memory = Arc::new(Mutex::new(Memory {
-            writes: Vec::new(),
-            handed_over: vec![Vec::new(); work.partitions as usize],
-            repeated: BTreeMap::new(),
-        }));
+        let (kind, memory) = (work.next_producer(), Memory::new(work.partitions));
         let ended = incarnation(&work, kind, &memory, &mut stop).await;
-        {
-            let mut memory = memory.lock();
-            memory.give_up(&ended, work.clock.now_us());
-            produced.writes.append(&mut memory.writes);
-            for (error, count) in std::mem::take(&mut memory.repeated) {
-                *produced.repeated.entry(error).or_default() += count;
-            }
-        }
+        produced.add(kind, &memory, &ended, work.clock.now_us());
         sleep(PAUSE).await;
     }
     produced
@@ -174,29 +199,62 @@ async fn write(
     producer: &Producer,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let began = tokio::time::Instant::now();
+    let mut pace = Pace::new(work.rate);
     let mut sequence = 0;
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            due = pace.due(sequence) => {
+                for _ in 0..due {
+                    let id = RecordId {
+                        producer: kind.producer,
+                        sequence,
+                    };
+                    // Each partition gets every one in turn.
+                    let partition = (sequence + u64::from(kind.producer)) % u64::from(work.partitions);
+                    match hand_over(work, memory, producer, id, partition as u32, None)? {
+                        true => sequence += 1,
+                        false => break,
+                    }
+                }
+            }
             _ = stop.changed() => break,
         }
-        let due = (began.elapsed().as_secs_f64() * f64::from(work.rate)) as u64;
-        // What could not be sent in time is not made up for in one burst.
-        let burst = u64::from(work.rate).div_ceil(20).max(1);
-        for _ in 0..due.saturating_sub(sequence).min(burst) {
-            let id = RecordId {
-                producer: kind.producer,
-                sequence,
-            };
-            match hand_over(work, memory, producer, id)? {
-                true => sequence += 1,
-                false => break,
-            }
+    }
+    flush(producer).await
+}
+
+/// When a producer is to write.
+pub(super) struct Pace {
+    began: Instant,
+    ticks: Interval,
+    /// Records a second.
+    rate: u32,
+}
+
+impl Pace {
+    /// Begins now.
+    pub(super) fn new(rate: u32) -> Pace {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Pace {
+            began: Instant::now(),
+            ticks,
+            rate,
         }
     }
+
+    /// Waits for the next time to write; how many records, if so many were written already.
+    pub(super) async fn due(&mut self, written: u64) -> u64 {
+        self.ticks.tick().await;
+        let due = (self.began.elapsed().as_secs_f64() * f64::from(self.rate)) as u64;
+        // What could not be sent in time is not made up for in one burst.
+        let burst = u64::from(self.rate).div_ceil(20).max(1);
+        due.saturating_sub(written).min(burst)
+    }
+}
+
+/// Waits until all that was handed over has an answer.
+pub(super) async fn flush(producer: &Producer) -> Result<(), String> {
     match timeout(FLUSH_TIMEOUT, producer.flush()).await {
         Ok(flushed) => flushed.map_err(|error| error.to_string()),
         Err(_) => Err("no answer until the end".to_owned()),
@@ -204,23 +262,24 @@ async fn write(
 }
 
 /// Hands a record to the client; false: too much is under way.
-fn hand_over(
+pub(super) fn hand_over(
     work: &Work,
     memory: &Mutex<Memory>,
     producer: &Producer,
     id: RecordId,
+    partition: u32,
+    transaction: Option<u32>,
 ) -> Result<bool, String> {
-    // Each partition gets every one in turn.
-    let partition = (id.sequence + u64::from(id.producer)) as usize % work.partitions as usize;
+    let place = partition as usize;
     let value = record::encode(id, work.value_bytes);
     {
         let mut memory = memory.lock();
         let position = memory.writes.len();
-        memory.handed_over[partition].push(position);
+        memory.handed_over[place].push(position);
         memory.writes.push(Write {
             id,
-            partition: partition as u32,
-            transaction: None,
+            partition,
+            transaction,
             sent_us: work.clock.now_us(),
             answered_us: 0,
             outcome: Outcome::GivenUp {
@@ -228,17 +287,17 @@ fn hand_over(
             },
         });
     }
-    let sent = producer.try_send(partition, None, Some(&value));
+    let sent = producer.try_send(place, None, Some(&value));
     if !matches!(sent, Ok(true)) {
         let mut memory = memory.lock();
-        memory.handed_over[partition].pop();
+        memory.handed_over[place].pop();
         memory.writes.pop();
     }
     sent.map_err(|error| error.to_string())
 }
 
 /// Notes what the client says of each batch.
-fn reporter(
+pub(super) fn reporter(
     work: &Work,
     memory: &Arc<Mutex<Memory>>,
 ) -> impl Fn(Acknowledged) + Send + Sync + 'static {

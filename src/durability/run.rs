@@ -76,11 +76,12 @@ impl Runner {
         let bootstrap = brokers.bootstrap();
         let cluster = || Cluster::new(&bootstrap, "drave-bench");
         create_topic(&cluster(), TOPIC, self.load.partitions, BROKERS).await?;
+        let (load, note) = self.load.prepare(TOPIC, &cluster()).await?;
         brokers.settle_disks()?;
         let clock = Clock::start();
         let counters = Arc::new(Counters::new(self.load.partitions));
         progress.scenario(&scenario.name(), &counters);
-        let clients = Clients::start(&self.load, TOPIC, &cluster, clock, &counters);
+        let clients = Clients::start(&load, TOPIC, &cluster, clock, &counters);
         sleep(CALM).await;
         let mut stage = Stage {
             brokers: &mut brokers,
@@ -90,7 +91,7 @@ impl Runner {
             rng: StdRng::seed_from_u64(seed),
             progress,
             faults: Vec::new(),
-            notes: Vec::new(),
+            notes: note.into_iter().collect(),
             flipped: Vec::new(),
         };
         let played = scenario.play(&mut stage, self.rounds).await;
@@ -155,7 +156,8 @@ impl Runner {
     }
 }
 
-/// Of each partition, the offset after the last record that was acknowledged by all replicas.
+/// Of each partition, the offset after the last record that was acknowledged by all replicas,
+/// those aside that need not be there because their transaction was not committed.
 pub(super) fn ends(history: &History) -> Vec<i64> {
     let mut ends = vec![0; history.partitions as usize];
     let durable = |producer: u32| {
@@ -165,11 +167,17 @@ pub(super) fn ends(history: &History) -> Vec<i64> {
             .find(|kind| kind.producer == producer);
         kind.is_some_and(|kind| kind.acks == -1)
     };
+    let committed = |number: u32| {
+        let places = &history.transactions;
+        let place = places.binary_search_by_key(&number, |it| it.number);
+        place.is_ok_and(|place| matches!(places[place].ending, history::Ending::Committed { .. }))
+    };
     for write in &history.writes {
         if let history::Outcome::Acknowledged {
             offset: Some(offset),
         } = write.outcome
             && durable(write.id.producer)
+            && write.transaction.is_none_or(committed)
         {
             let end = &mut ends[write.partition as usize];
             *end = (*end).max(offset + 1);

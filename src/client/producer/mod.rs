@@ -31,6 +31,7 @@ use self::sender::Sender;
 use super::batch::{BatchBuilder, Compression};
 use super::cluster::Cluster;
 use super::error::{ClientError, check};
+use super::transactions::Identity;
 
 /// How a producer behaves.
 #[derive(Clone, Debug)]
@@ -39,6 +40,9 @@ pub struct ProducerConfig {
     pub acks: i16,
     /// Whether the broker removes duplicates that repeated requests make; needs `acks` -1.
     pub idempotent: bool,
+    /// The identity of a producer whose records are part of transactions; needs `idempotent`.
+    /// Its partitions are added to the transaction, and it is ended, by [`super::Transactional`].
+    pub transactional: Option<Identity>,
     /// How long a batch waits for more records.
     pub linger: Duration,
     /// Largest batch, uncompressed, unless a single record is larger.
@@ -62,6 +66,7 @@ impl Default for ProducerConfig {
         ProducerConfig {
             acks: -1,
             idempotent: true,
+            transactional: None,
             linger: Duration::from_millis(5),
             batch_bytes: 256 << 10,
             request_bytes: 4 << 20,
@@ -142,9 +147,10 @@ impl Producer {
                 },
             )
             .await?;
-        let identity = match config.idempotent {
-            true => producer_id(&cluster).await?,
-            false => (-1, -1),
+        let identity = match &config.transactional {
+            Some(identity) => (identity.producer_id, identity.epoch),
+            None if config.idempotent => producer_id(&cluster).await?,
+            None => (-1, -1),
         };
         let partitions = leaders.len();
         let shared = Arc::new(Shared {

@@ -157,7 +157,7 @@ impl Sender {
         }
     }
 
-    fn close(&self, partition: usize, order: u64, open: Open) -> anyhow::Result<Batch> {
+    fn close(&self, partition: usize, order: u64, mut open: Open) -> anyhow::Result<Batch> {
         let (id, epoch) = self.identity;
         // Sequences count to 2^31 and begin again at 0.
         let sequence = if id < 0 {
@@ -166,9 +166,13 @@ impl Sender {
             (order & 0x7fff_ffff) as i32
         };
         let buffered = open.buffered;
+        let config = &self.shared.config;
+        if config.transactional.is_some() {
+            open.builder.set_transactional();
+        }
         let bytes = open
             .builder
-            .finish(self.shared.config.compression, id, epoch, sequence)?;
+            .finish(config.compression, id, epoch, sequence)?;
         Ok(Batch {
             partition,
             order,
@@ -272,10 +276,8 @@ impl Sender {
         let error = match outcome {
             Ok(offset) => {
                 accumulator.introduced = true;
-                state.buffered -= batch.buffered;
                 drop(state);
-                shared.progress.notify_waiters();
-                return (self.report)(acknowledged(batch, Ok(offset)));
+                return self.report(batch, Ok(offset));
             }
             Err(error) => error,
         };
@@ -293,11 +295,18 @@ impl Sender {
             self.refresh();
             return;
         }
-        state.buffered -= batch.buffered;
         drop(state);
-        (self.report)(acknowledged(batch, Err(error.clone())));
         // What follows would leave a gap, which the broker refuses too.
-        self.fail(error);
+        self.fail(error.clone());
+        self.report(batch, Err(error));
+    }
+
+    /// A batch counts as under way until it is reported: who waits for that knows all.
+    fn report(&self, batch: Batch, outcome: Result<i64, ClientError>) {
+        let buffered = batch.buffered;
+        (self.report)(acknowledged(batch, outcome));
+        self.shared.state.lock().buffered -= buffered;
+        self.shared.progress.notify_waiters();
     }
 
     fn fail(&self, error: ClientError) {

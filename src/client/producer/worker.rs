@@ -89,7 +89,13 @@ impl Worker {
         head.put_i16(connection.client_id().len() as i16);
         head.put_slice(connection.client_id().as_bytes());
         head.put_u8(0); // tagged fields of the header
-        head.put_u8(0); // no transactional id
+        match &self.config.transactional {
+            None => head.put_u8(0),
+            Some(identity) => {
+                put_uvarint(&mut head, identity.transactional_id.len() + 1);
+                head.put_slice(identity.transactional_id.as_bytes());
+            }
+        }
         head.put_i16(self.config.acks);
         head.put_i32(self.config.request_timeout.as_millis() as i32);
         head.put_u8(2); // one topic
