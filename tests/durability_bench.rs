@@ -82,6 +82,11 @@ fn a_killed_leader_loses_nothing_and_the_report_says_so() {
     // Once from all brokers, and once without each of three.
     assert!(count("read_back") >= count("acknowledged"), "{counts}");
     assert!(count("seen_live") > 0, "{counts}");
+    // drave has no transactions yet, and the report does not keep that to itself.
+    assert_eq!(count("transactions_committed"), 0);
+    let note = "no transactions were written: the target does not have them";
+    let notes = scenario["notes"].as_array().expect("notes");
+    assert!(notes.iter().any(|it| it == note), "{notes:?}");
     assert_eq!(report["seed"], 7);
     assert_eq!(brokers(folder.path()), 0);
 }

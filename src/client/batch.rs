@@ -414,6 +414,25 @@ mod tests {
     }
 
     #[test]
+    fn another_decoder_sees_that_a_batch_is_part_of_a_transaction() {
+        for transactional in [false, true] {
+            let mut builder = BatchBuilder::with_capacity(0);
+            builder.push(0, None, Some(b"record"));
+            if transactional {
+                builder.set_transactional();
+            }
+            let mut batch = builder.finish(Compression::Zstd, 7, 1, 42).unwrap();
+            assert_eq!(
+                batches(batch.clone()).unwrap()[0].is_transactional(),
+                transactional
+            );
+            let set = RecordBatchDecoder::decode(&mut batch).unwrap();
+            assert_eq!(set.records[0].transactional, transactional);
+            assert!(!set.records[0].control);
+        }
+    }
+
+    #[test]
     fn a_flipped_bit_is_noticed() {
         let mut bytes = BytesMut::from(&built(Compression::None)[..]);
         bytes[100] ^= 1;
