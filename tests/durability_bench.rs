@@ -46,6 +46,14 @@ fn report(folder: &Path, output: &Output) -> serde_json::Value {
     report
 }
 
+fn judged_again(history: &Path) -> Output {
+    Command::new(cluster::drave())
+        .args(["bench", "judge", "--output=json"])
+        .arg(history)
+        .output()
+        .expect("the built binary")
+}
+
 /// Processes of brokers with data below a folder.
 fn brokers(folder: &Path) -> usize {
     let needle = folder.display().to_string();
@@ -64,7 +72,12 @@ fn a_killed_leader_loses_nothing_and_the_report_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = bench(
         folder.path(),
-        &["--scenario=kill-leader", "--rounds=2", "--seed=7"],
+        &[
+            "--scenario=kill-leader",
+            "--rounds=2",
+            "--seed=7",
+            "--histories",
+        ],
     );
     let report = report(folder.path(), &output);
     assert!(
@@ -89,6 +102,20 @@ fn a_killed_leader_loses_nothing_and_the_report_says_so() {
     assert!(notes.iter().any(|it| it == note), "{notes:?}");
     assert_eq!(report["seed"], 7);
     assert_eq!(brokers(folder.path()), 0);
+    let history = folder
+        .path()
+        .join("report/histories/drave-kill-leader.json.zst");
+    let judged = judged_again(&history);
+    assert_eq!(judged.status.code(), Some(0), "{judged:?}");
+    let again: serde_json::Value = serde_json::from_slice(&judged.stdout).expect("JSON");
+    assert_eq!(
+        again["targets"][0]["scenarios"][0]["verdict"],
+        scenario["verdict"]
+    );
+    let whole = std::fs::read(&history).expect("the history");
+    std::fs::write(&history, &whole[..whole.len() / 2]).expect("half of it");
+    let judged = judged_again(&history);
+    assert_eq!(judged.status.code(), Some(1), "{judged:?}");
 }
 
 #[test]
