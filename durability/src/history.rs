@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::operation::Operation;
 use crate::record::RecordId;
 
 /// Everything that a scenario's clients asked, were told and saw.
@@ -25,6 +26,9 @@ pub struct History {
     pub live: Vec<LiveRead>,
     /// What could be read when all was well again.
     pub finals: Vec<FinalRead>,
+    /// What clients asked of metadata and group state, and were told.
+    #[serde(default)]
+    pub operations: Vec<Operation>,
     /// What was done to the cluster.
     pub faults: Vec<Fault>,
     /// When the producers stopped.

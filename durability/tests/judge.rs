@@ -472,7 +472,15 @@ fn every_defect_is_found_in_a_history_of_many_parts() {
     }
     kinds.sort();
     kinds.dedup();
-    assert_eq!(kinds, Kind::ALL, "a kind that no defect stands for");
+    // Those of operations have tests of their own.
+    let mut expected = Kind::ALL.to_vec();
+    expected.retain(|kind| {
+        !matches!(
+            kind,
+            Kind::NotLinearizable | Kind::StaleMetadata | Kind::Undecided
+        )
+    });
+    assert_eq!(kinds, expected, "a kind that no defect stands for");
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn the_page_says_everything() {
         assert!(all.contains(words.as_str()), "{words}");
     }
     assert!(codes.contains(&report.command));
-    let mut findings = 0;
+    let (mut findings, mut operations) = (0, 0);
     for target in &report.targets {
         assert!(all.contains(&target.name));
         for scenario in &target.scenarios {
@@ -125,6 +125,11 @@ fn the_page_says_everything() {
                 assert!(all.contains(words.as_str()), "{words}");
             }
             let verdict = &scenario.verdict;
+            if verdict.counts.operations > 0 {
+                operations += 1;
+                let words = format!("{} calls about topics", verdict.counts.operations);
+                assert!(all.contains(&words), "{words}");
+            }
             for finding in verdict.violations.iter().chain(&verdict.tolerated) {
                 findings += 1;
                 assert!(all.contains(finding.kind.label()));
@@ -139,6 +144,7 @@ fn the_page_says_everything() {
         }
     }
     assert!(findings > 0, "nothing was found, so nothing was shown");
+    assert!(operations > 0, "nothing was called, so nothing was shown");
     // Three pictures of everything that was run.
     let scenarios = report.targets.iter().flat_map(|target| &target.scenarios);
     let run = scenarios.filter(|scenario| scenario.skipped.is_none());

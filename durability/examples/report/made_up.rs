@@ -6,6 +6,7 @@ use drave_durability::history::{
     Fault, FinalRead, History, LiveRead, Outcome, ProducerKind, Seen, Write,
 };
 use drave_durability::judge::{Verdict, judge};
+use drave_durability::operation::{Answer, Asked, Object, Operation};
 use drave_durability::record::RecordId;
 use drave_durability::report::{FORMAT_VERSION, Report, ScenarioReport, TargetReport};
 
@@ -283,9 +284,44 @@ fn history(plan: &Plan) -> History {
         repeated: [("NOT_LEADER_OR_FOLLOWER".to_owned(), 12)].into(),
         live,
         finals: finals(plan, &logs),
+        operations: operations(plan),
         faults: plan.blows.iter().map(Blow::fault).collect(),
         stopped_us: stopped_us.unwrap_or_default(),
     }
+}
+
+/// Two clients in turn commit an offset and fetch it. With the records, the newest is forgotten.
+fn operations(plan: &Plan) -> Vec<Operation> {
+    let mut committed = None;
+    let mut forgotten = 0;
+    let mut operations = Vec::new();
+    for (number, called_us) in (0..RECORDS * PACE_US).step_by(250_000).enumerate() {
+        if let Some(blow) = plan.blows.get(forgotten)
+            && called_us >= blow.at_us
+        {
+            forgotten += 1;
+            let lost = committed.filter(|_| blow.forgets > 0);
+            committed = lost.map_or(committed, |offset: i64| Some(offset - 2));
+        }
+        let (asked, answer) = if number % 2 == 0 {
+            committed = Some(number as i64);
+            (Asked::CommitOffset(number as i64), Answer::Done)
+        } else {
+            (Asked::FetchOffset, Answer::Offset(committed))
+        };
+        operations.push(Operation {
+            client: number as u32 % 2,
+            object: Object::CommittedOffset {
+                group: "readers".to_owned(),
+                partition: 0,
+            },
+            asked,
+            called_us,
+            answered_us: called_us + 2_000,
+            answer,
+        });
+    }
+    operations
 }
 
 /// What every replica holds in the end.

@@ -16,22 +16,37 @@
 //!   it never was, no reader is given any of them. What is missing of a committed transaction
 //!   is lost, and if something else of it is there, that is half a transaction as well.
 //!
+//! And of operations, for each topic name and each offset of a group by itself:
+//!
+//! - What CreateTopics, DeleteTopics, OffsetCommit and OffsetFetch were answered must be
+//!   linearizable: there is an order of the calls, which keeps the order of those that did not
+//!   overlap, in which an object that is asked one thing after the other answers just so. A call
+//!   without an answer may take effect once, at any later time, or never.
+//! - Metadata is promised to catch up, no more: if only its answers are in the way of such an
+//!   order, they are told as tolerated.
+//! - The search is bounded. What it does not decide is a violation too: nobody knows that it is none.
+//!
 //! A record is lost when no replica has it: if only some lack it, they disagree. A record whose
 //! acknowledged offset holds corrupted bytes counts as corrupted, not as lost as well. If
 //! nothing of a partition could be read, that it is unreadable is all that is said of its end.
 //!
-//! Time and memory are linear in the history: some twenty bytes for each write.
+//! Time and memory are linear in the writes and reads, with some twenty bytes for each write; for
+//! operations they are bounded, and linear as long as few of them overlap.
 
 mod finals;
 mod index;
 mod live;
 mod log;
+mod models;
+mod operations;
 mod transactions;
 mod verdict;
+mod words;
 
 use std::collections::{HashMap, HashSet};
 
 use crate::history::{Ending, History, Outcome, Write};
+use crate::operation::Answer;
 use crate::record::RecordId;
 use index::{Index, Known, name};
 use log::{Log, describe_all};
@@ -62,6 +77,7 @@ pub fn judge(history: &History) -> Verdict {
     case.settle_writes();
     case.settle_transactions();
     case.settle_corrupted();
+    case.check_operations();
     let counts = case.counts();
     case.findings.verdict(counts)
 }
@@ -239,6 +255,10 @@ impl Case<'_> {
                 Ending::Aborted => counts.transactions_aborted += 1,
                 Ending::Unknown { .. } => counts.transactions_unknown += 1,
             }
+        }
+        for operation in &self.history.operations {
+            counts.operations += 1;
+            counts.operations_unknown += u64::from(matches!(operation.answer, Answer::Unknown(_)));
         }
         counts
     }

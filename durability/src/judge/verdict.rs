@@ -25,7 +25,7 @@ impl Verdict {
     }
 }
 
-/// How much a history has of everything. Records but for the last three, each counted once.
+/// How much a history has of everything. Records but for the last ones, each counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Sent.
@@ -44,6 +44,12 @@ pub struct Counts {
     pub transactions_aborted: u64,
     /// or asked to be committed and never answered.
     pub transactions_unknown: u64,
+    /// Operations on metadata and group state.
+    #[serde(default)]
+    pub operations: u64,
+    /// Of these, without an answer that says what became of them.
+    #[serde(default)]
+    pub operations_unknown: u64,
 }
 
 impl Counts {
@@ -94,13 +100,19 @@ pub enum Kind {
     Unreadable,
     /// Counted in pairs of a partition and a record id.
     FromNowhere,
+    /// Counted in topic names and committed offsets.
+    NotLinearizable,
+    /// Counted in answers of Metadata.
+    StaleMetadata,
+    /// Counted in topic names and committed offsets.
+    Undecided,
     /// Counted in contradictions.
     BrokenHistory,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::AcknowledgedAndLost,
         Self::AcknowledgedAtAnotherOffset,
         Self::Duplicated,
@@ -114,6 +126,9 @@ impl Kind {
         Self::ReplicasDisagree,
         Self::Unreadable,
         Self::FromNowhere,
+        Self::NotLinearizable,
+        Self::StaleMetadata,
+        Self::Undecided,
         Self::BrokenHistory,
     ];
 
@@ -133,6 +148,9 @@ impl Kind {
             Self::ReplicasDisagree => "replicas disagree",
             Self::Unreadable => "unreadable",
             Self::FromNowhere => "appeared from nowhere",
+            Self::NotLinearizable => "not linearizable",
+            Self::StaleMetadata => "stale metadata",
+            Self::Undecided => "undecided",
             Self::BrokenHistory => "broken history",
         }
     }
@@ -172,6 +190,15 @@ impl Kind {
             }
             Self::FromNowhere => {
                 "A record is in a partition to which nobody sent it, or was never sent at all."
+            }
+            Self::NotLinearizable => {
+                "No order of the calls about a topic's name, or about an offset that a group committed, explains all that their clients were told."
+            }
+            Self::StaleMetadata => {
+                "A broker answered Metadata from a state that was already changed when it was asked."
+            }
+            Self::Undecided => {
+                "Whether an order of calls explains their answers was not found out: the search was given up."
             }
             Self::BrokenHistory => {
                 "The history contradicts itself, so the benchmark that wrote it is at fault."

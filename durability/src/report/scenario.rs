@@ -76,6 +76,13 @@ fn counts(run: &ScenarioReport) -> Markup {
                     (units::count(counts.transactions_unknown)) " without an answer."
                 }
             }
+            @if counts.operations > 0 {
+                p {
+                    (units::counted(counts.operations, "call"))
+                    " about topics and committed offsets: "
+                    (units::count(counts.operations_unknown)) " without an answer."
+                }
+            }
         }
     }
 }
