@@ -1,19 +1,29 @@
-//! The load of a scenario: producers and consumers, started and stopped together.
+//! The load of a scenario: producers, consumers and those who contend for
+//! metadata and group state, started and stopped together.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use drave_durability::history::{History, LiveRead};
+use drave_durability::operation::Operation;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::caller::Caller;
 use super::clock::Clock;
-use super::consumers;
 use super::producers::{self, Counters, Produced, Work};
-use super::transactions;
+use super::{admins, committers, consumers, transactions};
 use crate::client::Cluster;
+
+/// Clients that contend for topic names,
+const ADMINS: u32 = 2;
+/// and for committed offsets.
+const COMMITTERS: u32 = 3;
+/// Replicas of the topics that are created: fewer than there are brokers, so
+/// that one that is away does not end it all.
+const REPLICAS_MAX: usize = 2;
 
 /// What producers and consumers do.
 #[derive(Clone, Debug)]
@@ -92,27 +102,34 @@ impl Load {
     }
 }
 
-/// Producers and consumers at work.
+/// Clients at work.
 pub(super) struct Clients {
+    topic: String,
+    admin: Cluster,
     stop_producers: watch::Sender<bool>,
     stop_consumers: watch::Sender<bool>,
     producers: JoinSet<Produced>,
     consumers: JoinSet<Vec<LiveRead>>,
+    callers: JoinSet<Vec<Operation>>,
 }
 
 impl Clients {
     pub(super) fn start(
         load: &Load,
         topic: &str,
+        brokers: usize,
         cluster: &dyn Fn() -> Cluster,
         clock: Clock,
         counters: &Arc<Counters>,
     ) -> Clients {
         let mut clients = Clients {
+            topic: topic.to_owned(),
+            admin: cluster(),
             stop_producers: watch::Sender::new(false),
             stop_consumers: watch::Sender::new(false),
             producers: JoinSet::new(),
             consumers: JoinSet::new(),
+            callers: JoinSet::new(),
         };
         for (work, transactional_id) in load.works(topic, cluster, clock, counters) {
             let stop = clients.stop_producers.subscribe();
@@ -134,11 +151,29 @@ impl Clients {
                 stop,
             ));
         }
+        for client in 0..ADMINS + COMMITTERS {
+            let stop = clients.stop_producers.subscribe();
+            let caller = Caller::new(client, cluster(), clock, stop);
+            let topic = topic.to_owned();
+            if client < ADMINS {
+                let replicas = brokers.min(REPLICAS_MAX) as i16;
+                let work = admins::administer(caller, topic, replicas);
+                clients.callers.spawn(work);
+            } else {
+                clients.callers.spawn(committers::commit(caller, topic));
+            }
+        }
         clients
     }
 
-    /// Ends them, producers first, and writes down what they remember.
-    pub(super) async fn stop(mut self, clock: Clock, history: &mut History) -> anyhow::Result<()> {
+    /// Ends them, producers first, and writes down what they remember. What
+    /// can't be cleared away behind them becomes a remark for the report.
+    pub(super) async fn stop(
+        mut self,
+        clock: Clock,
+        history: &mut History,
+        notes: &mut Vec<String>,
+    ) -> anyhow::Result<()> {
         self.stop_producers.send_replace(true);
         history.stopped_us = clock.now_us();
         while let Some(ended) = self.producers.join_next().await {
@@ -155,6 +190,19 @@ impl Clients {
             .writes
             .sort_by_key(|write| (write.sent_us, write.id));
         history.transactions.sort_by_key(|it| it.number);
+        while let Some(ended) = self.callers.join_next().await {
+            let operations = ended.context("a client")?;
+            history.operations.extend(operations);
+        }
+        history
+            .operations
+            .sort_by_key(|operation| (operation.called_us, operation.client));
+        if let Err(error) = admins::remove(&self.admin, &self.topic).await {
+            notes.push(format!("created topics are left behind: {error}"));
+        }
+        if let Err(error) = committers::remove(&self.admin, &self.topic).await {
+            notes.push(format!("groups are left behind: {error}"));
+        }
         // What was acknowledged last is still to be seen.
         sleep(Duration::from_millis(500)).await;
         self.stop_consumers.send_replace(true);

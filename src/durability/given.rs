@@ -13,11 +13,11 @@ use tokio::time::{sleep, timeout};
 
 use super::clients::{Clients, Load};
 use super::clock::Clock;
-use super::consumers;
 use super::producers::Counters;
 use super::progress::Progress;
 use super::run::{CALM, Outcome, create_topic, ends};
 use super::stage::settled;
+use super::{committers, consumers};
 use crate::client::{Cluster, topic_name};
 
 /// How long the owner's command may take.
@@ -43,10 +43,11 @@ impl Given {
         let cluster = || Cluster::new(&self.bootstrap, "drave-bench");
         let admin = cluster();
         let known = admin.metadata(Some(&[]), false).await?;
-        let replicas = known.brokers.len().min(3) as u32;
+        let brokers = known.brokers.len();
+        let replicas = brokers.min(3) as u32;
         let topic = format!("drave-durability-{}", uuid::Uuid::new_v4().simple());
         create_topic(&admin, &topic, self.load.partitions, replicas).await?;
-        let outcome = self.hurt(&topic, &cluster, progress).await;
+        let outcome = self.hurt(&topic, brokers, &cluster, progress).await;
         let named = DeleteTopicState::default().with_name(Some(topic_name(&topic)));
         let request = DeleteTopicsRequest::default()
             .with_topics(vec![named])
@@ -64,14 +65,16 @@ impl Given {
     async fn hurt(
         &self,
         topic: &str,
+        brokers: usize,
         cluster: &dyn Fn() -> Cluster,
         progress: &Progress,
     ) -> anyhow::Result<Outcome> {
         let (load, note) = self.load.prepare(topic, &cluster()).await?;
+        committers::prepare(&cluster(), topic).await?;
         let clock = Clock::start();
         let counters = Arc::new(Counters::new(self.load.partitions));
         progress.scenario("given", &counters);
-        let clients = Clients::start(&load, topic, cluster, clock, &counters);
+        let clients = Clients::start(&load, topic, brokers, cluster, clock, &counters);
         let mut history = History {
             partitions: self.load.partitions,
             ..History::default()
@@ -102,7 +105,7 @@ impl Given {
             progress.fault("");
             sleep(CALM).await;
         }
-        clients.stop(clock, &mut history).await?;
+        clients.stop(clock, &mut history, &mut notes).await?;
         progress.fault("reading everything back");
         history.finals =
             consumers::read_back(&admin, topic, "the cluster", None, &ends(&history)).await;

@@ -5,11 +5,15 @@
 //! A [`Scenario`] runs against a cluster of its own: `brokers` are real
 //! processes, of drave or of Apache Kafka, in network namespaces where links
 //! are cut. [`Given`] is a cluster that runs already and that its owner hurts.
-//! `producers`, `transactions` and `consumers` remember everything into a history.
+//! `producers`, `transactions` and `consumers` remember everything into a history; so do
+//! `admins` and `committers`, who contend for topic names and committed offsets.
 
+mod admins;
 mod brokers;
+mod caller;
 mod clients;
 mod clock;
+mod committers;
 mod consumers;
 mod given;
 mod kind;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::brokers::{BROKERS, Brokers};
 use super::clients::{Clients, Load};
 use super::clock::Clock;
+use super::committers;
 use super::consumers::read_back;
 use super::kind::Kind;
 use super::producers::Counters;
@@ -77,11 +78,12 @@ impl Runner {
         let cluster = || Cluster::new(&bootstrap, "drave-bench");
         create_topic(&cluster(), TOPIC, self.load.partitions, BROKERS).await?;
         let (load, note) = self.load.prepare(TOPIC, &cluster()).await?;
+        committers::prepare(&cluster(), TOPIC).await?;
         brokers.settle_disks()?;
         let clock = Clock::start();
         let counters = Arc::new(Counters::new(self.load.partitions));
         progress.scenario(&scenario.name(), &counters);
-        let clients = Clients::start(&load, TOPIC, &cluster, clock, &counters);
+        let clients = Clients::start(&load, TOPIC, BROKERS as usize, &cluster, clock, &counters);
         sleep(CALM).await;
         let mut stage = Stage {
             brokers: &mut brokers,
@@ -100,7 +102,7 @@ impl Runner {
             partitions: self.load.partitions,
             ..History::default()
         };
-        clients.stop(clock, &mut history).await?;
+        clients.stop(clock, &mut history, &mut stage.notes).await?;
         progress.fault("reading everything back");
         let read = match played {
             Ok(()) => self.read_replicas(&mut stage, &mut history, &cluster).await,
