@@ -98,6 +98,9 @@ pub enum CallError {
     /// No connection, so the peer has not seen the request.
     #[error("broker {0} can't be reached")]
     Unreachable(u32),
+    /// The connection ended before the answer: it may or may not have been carried out.
+    #[error("broker {0} was lost before it answered")]
+    Lost(u32),
     /// It may or may not have been carried out.
     #[error("broker {0} did not answer in time")]
     TimedOut(u32),
@@ -403,6 +406,7 @@ impl RaftNode {
         match self.inner.transport.request(broker, message, timeout).await {
             Ok(answer) => Ok(wire::joined(&answer.payload)),
             Err(TransportError::TimedOut) => Err(CallError::TimedOut(broker)),
+            Err(TransportError::Lost) => Err(CallError::Lost(broker)),
             Err(TransportError::Refused) => Err(CallError::UnknownService(broker, service)),
             Err(TransportError::Unreachable | TransportError::Full) => {
                 Err(CallError::Unreachable(broker))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use drave_raft::{Group, ProposeError, RaftNode};
+use drave_raft::{CallError, Group, ProposeError, RaftNode};
 use kafka_protocol::ResponseError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::MutexGuard;
@@ -163,7 +163,7 @@ async fn attempt_once(metadata: &Metadata, request: &Request, timeout: Duration)
             warn!(broker, %error, "metadata answer can't be read");
             Answer::Unknown
         }),
-        Err(drave_raft::CallError::TimedOut(_)) => Answer::Unknown,
+        Err(CallError::TimedOut(_) | CallError::Lost(_)) => Answer::Unknown,
         Err(_) => Answer::NotLeader,
     }
 }
@@ -323,8 +323,9 @@ async fn propose(group: &Group, command: &Command, timeout: Duration) -> Answer 
             },
             Err(_) => Answer::Unknown,
         },
-        Err(ProposeError::NotLeader { .. } | ProposeError::Closed) => Answer::NotLeader,
-        Err(ProposeError::Unknown) => Answer::Unknown,
+        Err(ProposeError::NotLeader { .. }) => Answer::NotLeader,
+        // A replica that is closed with the change under way leaves it to its successor.
+        Err(ProposeError::Unknown | ProposeError::Closed) => Answer::Unknown,
     }
 }
 

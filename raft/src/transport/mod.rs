@@ -120,10 +120,12 @@ pub enum PeerEvent {
 /// Why a request got no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// Not connected, or the connection ended before the reply: the peer may
-    /// have seen the request only in the second case.
+    /// Not connected: the peer has not seen the request.
     #[error("the peer can't be reached")]
     Unreachable,
+    /// The connection ended before the reply; the peer may have seen the request.
+    #[error("the connection to the peer was lost")]
+    Lost,
     /// No reply in time; the peer may have seen the request.
     #[error("the peer did not answer in time")]
     TimedOut,
@@ -205,7 +207,7 @@ impl Transport {
         timeout: Duration,
     ) -> impl Future<Output = Result<Message, TransportError>> + Send + use<> {
         let queued = self.queue_request(to, message, timeout);
-        async move { queued?.await.unwrap_or(Err(TransportError::Unreachable)) }
+        async move { queued?.await.unwrap_or(Err(TransportError::Lost)) }
     }
 
     fn queue_request(

@@ -87,7 +87,7 @@ impl Pending {
         }
     }
 
-    /// Resolves all that still wait, and every later one, as unreachable.
+    /// Resolves all that still wait as lost, and every later one as unreachable.
     pub(crate) fn close(&self) {
         let waiting = {
             let mut table = lock(&self.table);
@@ -96,7 +96,7 @@ impl Pending {
             std::mem::take(&mut table.waiting)
         };
         for (_, waiter) in waiting {
-            waiter.send(Err(TransportError::Unreachable)).ok();
+            waiter.send(Err(TransportError::Lost)).ok();
         }
     }
 
@@ -175,7 +175,7 @@ mod tests {
         assert!(started.elapsed() >= Duration::from_millis(400));
         let (_, open) = pending.add(Duration::from_secs(5)).expect("added");
         pending.close();
-        assert!(matches!(open.await, Ok(Err(TransportError::Unreachable))));
+        assert!(matches!(open.await, Ok(Err(TransportError::Lost))));
         assert!(pending.add(Duration::from_secs(5)).is_err());
         timer.abort();
     }

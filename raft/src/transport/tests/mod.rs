@@ -247,7 +247,7 @@ async fn a_dropped_reply_is_refused_and_a_kept_one_times_out() {
     let kept = one.transport.request(2, message(KIND_KEEP, 3, ""), SOON);
     sleep(Duration::from_millis(50)).await;
     two.transport.shutdown().await;
-    assert_eq!(kept.await, Err(TransportError::Unreachable));
+    assert_eq!(kept.await, Err(TransportError::Lost));
     assert_eq!(
         one.transport
             .request(9, message(KIND_ECHO, 4, ""), SOON)

@@ -221,7 +221,7 @@ async fn a_silent_peer_is_down_after_the_time_out_and_its_requests_fail_then() {
         took >= Duration::from_millis(600) && took < Duration::from_secs(3),
         "{took:?}"
     );
-    assert_eq!(request.await, Err(TransportError::Unreachable));
+    assert_eq!(request.await, Err(TransportError::Lost));
     assert!(!one.transport.is_alive(2));
     drop(stream);
 }
