@@ -366,54 +366,76 @@ pub async fn delete_topics(
             .map(|topic| (topic.name, topic.topic_id))
             .collect(),
     };
+    let timeout = timeout(request.timeout_ms);
     let mut seen = BTreeSet::new();
     let mut responses = Vec::with_capacity(asked.len());
     for (name, id) in asked {
         let result = DeletableTopicResult::default()
             .with_name(name.clone())
             .with_topic_id(id);
-        let image = broker.metadata.image();
-        let found = match &name {
-            Some(_) if !id.is_nil() => Err(Refusal::new(
-                ResponseError::InvalidRequest,
-                "You may not specify both topic name and topic id.",
-            )),
-            Some(name) => image
-                .topics
-                .get(name.as_str())
-                .map(|topic| topic.id)
-                .ok_or_else(|| {
-                    Refusal::new(
-                        ResponseError::UnknownTopicOrPartition,
-                        "This server does not host this topic-partition.",
-                    )
-                }),
-            None if image.topic_names.contains_key(&id) => Ok(id),
-            None => Err(Refusal::new(
-                ResponseError::UnknownTopicId,
-                "This server does not host this topic ID.",
-            )),
-        };
-        let outcome = match found {
-            Ok(id) if !seen.insert(id) => Err(Refusal::new(
-                ResponseError::InvalidRequest,
-                "Duplicate topic id.",
-            )),
-            Ok(id) => delete(broker, id).await.map(|()| id),
-            Err(refusal) => Err(refusal),
-        };
+        let outcome = delete_asked(broker, name.as_ref(), id, &mut seen, timeout).await;
         responses.push(match outcome {
-            Ok(id) => {
-                let known = image.topic_names.get(&id).cloned();
-                let name = name.or(known.map(|name| TopicName(StrBytes::from_string(name))));
-                result.with_name(name).with_topic_id(id)
-            }
+            Ok((name, id)) => result.with_name(name).with_topic_id(id),
             Err(refusal) => result
                 .with_error_code(refusal.code)
                 .with_error_message(text(&refusal.message)),
         });
     }
     DeleteTopicsResponse::default().with_responses(responses)
+}
+
+/// Deletes a topic by its name or its id, and says which one that was. What
+/// this broker does not know, or knows no more, is only refused when its image
+/// shows what the controller knows.
+async fn delete_asked(
+    broker: &Broker,
+    name: Option<&TopicName>,
+    id: Uuid,
+    seen: &mut BTreeSet<Uuid>,
+    timeout: Duration,
+) -> Result<(Option<TopicName>, Uuid), Refusal> {
+    let invalid = |message| Refusal::new(ResponseError::InvalidRequest, message);
+    if name.is_some() && !id.is_nil() {
+        return Err(invalid("You may not specify both topic name and topic id."));
+    }
+    let mut is_current = false;
+    loop {
+        let image = broker.metadata.image();
+        let found = match name {
+            Some(name) => image.topics.get(name.as_str()).map(|topic| topic.id),
+            None => Some(id).filter(|id| image.topic_names.contains_key(id)),
+        };
+        if let Some(found) = found {
+            if !seen.insert(found) {
+                return Err(invalid("Duplicate topic id."));
+            }
+            match delete(broker, found).await {
+                Ok(()) => {
+                    let known = image.topic_names.get(&found).cloned();
+                    let known = known.map(|name| TopicName(StrBytes::from_string(name)));
+                    return Ok((name.cloned().or(known), found));
+                }
+                // Somebody else was first; there may be another one of this name by now.
+                Err(refusal) if refusal.code == ResponseError::UnknownTopicId.code() => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        if is_current {
+            return Err(match name {
+                Some(_) => Refusal::new(
+                    ResponseError::UnknownTopicOrPartition,
+                    "This server does not host this topic-partition.",
+                ),
+                None => Refusal::new(
+                    ResponseError::UnknownTopicId,
+                    "This server does not host this topic ID.",
+                ),
+            });
+        }
+        let caught_up = broker.metadata.catch_up(timeout).await;
+        caught_up.map_err(|error| error.refusal())?;
+        is_current = true;
+    }
 }
 
 async fn delete(broker: &Broker, id: Uuid) -> Result<(), Refusal> {

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::command::{Command, Reply};
+use super::command::{Command, Reply, TopicToCreate};
 use super::image::Image;
 use super::planning::{NewTopic, Wanted};
 use super::{Metadata, SUBMIT_TIMEOUT, Settings};
@@ -247,4 +247,38 @@ async fn three_brokers_form_one_cluster_that_outlives_its_controller() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_catches_up_sees_all_that_was_committed_before_and_says_so_if_that_can_not_be() {
+    let (mut nodes, _) = cluster(3).await;
+    for node in &nodes {
+        node.sees("all brokers", all_registered(3)).await;
+    }
+    for n in 0..30 {
+        // Nobody waits until other brokers have heard of this one.
+        let created = Command::CreateTopics(vec![TopicToCreate {
+            name: format!("t-{n}"),
+            id: Uuid::new_v4(),
+            placements: vec![vec![nodes[0].raft.replica()]],
+            configs: vec![],
+        }]);
+        let asked = nodes[n % 3].metadata.submit(created).await;
+        assert!(matches!(asked, Ok(Reply::Topics(_))), "{asked:?}");
+        let other = &nodes[(n + 1) % 3].metadata;
+        assert_eq!(other.catch_up(PATIENCE).await, Ok(()));
+        assert!(other.image().topics.contains_key(&format!("t-{n}")));
+    }
+
+    let last = nodes.remove(0);
+    for node in nodes {
+        node.stop().await;
+    }
+    let within = Duration::from_secs(2);
+    assert!(last.metadata.catch_up(within).await.is_err());
+    // It has this topic in its image, and can't know whether it is there still.
+    let again = vec![topic("t-0", 1, 1)];
+    let asked = last.metadata.create_topics(again, false, within).await;
+    assert!(asked.is_err(), "{asked:?}");
+    last.stop().await;
 }

@@ -212,6 +212,12 @@ impl Metadata {
         .await
     }
 
+    /// Waits until this broker's image shows everything that was committed
+    /// before the call, wherever the controller is.
+    pub async fn catch_up(&self, timeout: Duration) -> Result<(), SubmitError> {
+        remote::ask(self, Request::CatchUp, timeout).await.map(drop)
+    }
+
     /// Waits until this broker's image contains the entry at `index`.
     pub async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
         let mut image = self.watch();

@@ -51,6 +51,8 @@ pub enum Request {
         /// Only say what would be answered.
         validate_only: bool,
     },
+    /// How far the metadata is: everything that was committed before the request.
+    CatchUp,
 }
 
 impl Request {
@@ -63,6 +65,7 @@ impl Request {
             ),
             Request::CreateTopics { validate_only, .. }
             | Request::CreatePartitions { validate_only, .. } => !validate_only,
+            Request::CatchUp => false,
         }
     }
 }
@@ -122,8 +125,11 @@ pub async fn ask(
         let attempt = ATTEMPT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
         match attempt_once(metadata, &request, attempt).await {
             Answer::Reply { index, reply } => {
+                let shown = metadata.wait_applied(index, deadline).await;
                 // A reader that lags this far is told what holds, only a little early.
-                metadata.wait_applied(index, deadline).await;
+                if !shown && matches!(request, Request::CatchUp) {
+                    return Err(SubmitError::NoController);
+                }
                 if request.is_from_client() {
                     spread(metadata, index, deadline).await;
                 }
@@ -201,6 +207,9 @@ async fn answer(metadata: &Metadata, request: Request, timeout: Duration) -> Ans
             let Ok(_placing) = placing(metadata, timeout).await else {
                 return Answer::NotLeader;
             };
+            if catch_up(metadata, &group, timeout).await.is_none() {
+                return Answer::NotLeader;
+            }
             create_topics(metadata, &group, topics, validate_only, timeout).await
         }
         Request::CreatePartitions {
@@ -210,6 +219,9 @@ async fn answer(metadata: &Metadata, request: Request, timeout: Duration) -> Ans
             let Ok(_placing) = placing(metadata, timeout).await else {
                 return Answer::NotLeader;
             };
+            if catch_up(metadata, &group, timeout).await.is_none() {
+                return Answer::NotLeader;
+            }
             match planning::plan_partitions(&metadata.image(), &partitions) {
                 Err(refusal) => Answer::Reply {
                     index: 0,
@@ -222,7 +234,26 @@ async fn answer(metadata: &Metadata, request: Request, timeout: Duration) -> Ans
                 Ok(command) => propose_and_see(metadata, &group, &command, timeout).await,
             }
         }
+        Request::CatchUp => match catch_up(metadata, &group, timeout).await {
+            Some(index) => Answer::Reply {
+                index,
+                reply: Reply::Done,
+            },
+            None => Answer::NotLeader,
+        },
     }
+}
+
+/// Waits until a quorum has said that this broker still leads, and its image
+/// shows everything that was committed before; up to where. What is refused from
+/// an image without that may have been overtaken: by another leader that this
+/// one does not know of yet.
+async fn catch_up(metadata: &Metadata, group: &Group, timeout: Duration) -> Option<u64> {
+    let deadline = Instant::now() + timeout;
+    group.read_barrier(timeout).await.ok()?;
+    let index = group.status().applied?;
+    let shown = metadata.wait_applied(index, deadline).await;
+    shown.then_some(index)
 }
 
 /// The turn to place replicas.
