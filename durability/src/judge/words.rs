@@ -103,7 +103,8 @@ pub(super) fn stale<T: State, S>(
     stuck: &Stuck<T>,
     calls: &[Known<'_, S>],
 ) -> String {
-    let last = stuck.order.last().map(|number| calls[*number].0);
+    let mut before = stuck.order.iter().map(|number| calls[*number].0).rev();
+    let last = before.find(|it| !std::ptr::eq(*it, read));
     let after = last.map_or_else(
         || "before anything was done".to_owned(),
         |last| format!("after {}", said(last)),
