@@ -4,8 +4,8 @@
 //! the producers were served. Both know nothing but the history. [`linearizable`]
 //! is how the judge looks at calls about metadata and groups. A [`report`]
 //! says what came of all scenarios of a run, for machines and for people; a
-//! [`saved`] history can be judged again. The [`disk`] is one of the faults: it
-//! loses power, and what was not synced with it.
+//! [`saved`] history can be judged again. The [`disk`] and the [`network`] are for
+//! faults: one loses power, and what was not synced with it, the other one packets.
 
 pub mod availability;
 pub mod disk;
@@ -13,6 +13,7 @@ pub mod file;
 pub mod history;
 pub mod judge;
 pub mod linearizable;
+pub mod network;
 pub mod operation;
 pub mod record;
 pub mod report;
