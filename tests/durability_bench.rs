@@ -162,6 +162,38 @@ fn cut_off_leaders_power_cuts_and_clocks_that_jump_lose_nothing() {
 }
 
 #[test]
+fn neither_a_lossy_nor_a_slow_network_loses_a_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let scenarios = ["--scenario=lossy-network", "--scenario=slow-network"];
+    let output = bench(folder.path(), &[scenarios[0], scenarios[1], "--seed=7"]);
+    let report = report(folder.path(), &output);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for scenario in report["targets"][0]["scenarios"]
+        .as_array()
+        .expect("scenarios")
+    {
+        let name = scenario["name"].as_str().expect("a name");
+        if let Some(why) = scenario["skipped"].as_str() {
+            eprintln!("skipped test: {name}: {why}");
+            continue;
+        }
+        let violations = &scenario["verdict"]["violations"];
+        assert_eq!(*violations, serde_json::json!([]), "{name}");
+        // The switch was at work: without it no write takes as long as a way there and back.
+        let during = &scenario["availability"]["latency"]["during"];
+        let median = during["p50_us"].as_u64().expect("writes");
+        assert!(name != "slow-network" || median >= 60_000, "{during}");
+        let notes = scenario["notes"].to_string();
+        let none_lost = notes.contains(" 0 were lost");
+        assert_eq!(none_lost, name == "slow-network", "{notes}");
+    }
+}
+
+#[test]
 fn an_interrupt_ends_everything_that_was_started() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut process = command(folder.path(), &["--scenario=calm"])

@@ -9,8 +9,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use cluster::ledger::{Writers, check, wait_in_sync};
-use cluster::network::Network;
 use cluster::{Cluster, signal};
+use drave_durability::network::Network;
 
 const TOPIC: &str = "soaked";
 const PARTITIONS: i32 = 12;
@@ -56,7 +56,7 @@ fn acknowledged_records_survive_random_faults() {
     say(&format!("soak of {lasts} s, DRAVE_SOAK_SEED={seed}"));
     let mut draw = Draw(seed | 1);
     // Without a network of its own the cluster is spared only the cuts.
-    let network = Network::new(3);
+    let network = Network::new(3, seed);
     if let Err(why) = &network {
         say(&format!("without cuts: {why}"));
     }
@@ -123,9 +123,9 @@ fn fault(cluster: &mut Cluster, network: Option<&Network>, draw: &mut Draw) -> S
             format!("kill -9 of brokers {id} and {other}")
         }
         (4, Some(network)) => {
-            network.cut(id);
+            network.cut(id.unsigned_abs());
             std::thread::sleep(lasts);
-            network.heal(id);
+            network.heal(id.unsigned_abs());
             format!("broker {id} cut off for {lasts:.1?}")
         }
         _ => {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use cluster::kafka::Kafka;
 use cluster::ledger::{Ledger, Writers, check, wait_in_sync};
-use cluster::network::Network;
 use cluster::{Cluster, signal, skipped};
+use drave_durability::network::Network;
 
 const TOPIC: &str = "kept";
 const PARTITIONS: i32 = 6;
@@ -32,15 +32,15 @@ fn a_leader_that_stands_still_for_ten_seconds_acknowledges_nothing_that_is_lost(
 
 #[test]
 fn a_leader_cut_off_from_the_others_acknowledges_nothing_that_is_lost() {
-    let network = match Network::new(3) {
+    let network = match Network::new(3, 0) {
         Ok(network) => network,
-        Err(why) => return skipped("a leader that is cut off", &why),
+        Err(why) => return skipped("a leader that is cut off", &why.to_string()),
     };
     let cluster = Cluster::start_in(&network, 3, &[]);
-    let cut = |id| {
-        network.cut(id);
+    let cut = |id: i32| {
+        network.cut(id.unsigned_abs());
         std::thread::sleep(GONE);
-        network.heal(id);
+        network.heal(id.unsigned_abs());
     };
     lose_a_leader(&cluster, cut);
 }

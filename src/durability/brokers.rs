@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use drave_durability::disk::{Disk, Options};
+use drave_durability::network::Network;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
 use super::kind::{Kind, Place};
-use super::network::Network;
 use super::wall_clock;
 use crate::client::Cluster;
 
@@ -40,8 +40,8 @@ pub(super) struct Brokers {
 /// What brokers need besides processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Surroundings {
-    /// Links that can be cut: a network namespace each.
-    pub(super) links: bool,
+    /// Links that lose and delay packets: a network namespace each. The seed says which packets are lost.
+    pub(super) links: Option<u64>,
     /// Disks that lose power, and what they leave of it.
     pub(super) disks: Option<Options>,
     /// Wall clocks that jump.
@@ -56,8 +56,8 @@ impl Brokers {
         surroundings: Surroundings,
     ) -> anyhow::Result<Brokers> {
         let network = match surroundings.links {
-            true => Some(Network::new(BROKERS)?),
-            false => None,
+            Some(seed) => Some(Network::new(BROKERS, seed)?),
+            None => None,
         };
         let places = places(folder, network.as_ref())?;
         let mut brokers = Brokers {
@@ -101,11 +101,11 @@ impl Brokers {
         addresses.collect::<Vec<_>>().join(",")
     }
 
-    /// The links between them, where they can be cut.
+    /// The links between them, where they can be hurt.
     pub(super) fn network(&self) -> anyhow::Result<&Network> {
         self.network
             .as_ref()
-            .context("links can be cut in network namespaces only")
+            .context("links can be hurt in network namespaces only")
     }
 
     /// A broker's disk, where it can be hurt.

@@ -4,7 +4,7 @@
 //!
 //! A [`Scenario`] runs against a cluster of its own: `brokers` are real
 //! processes, of drave or of Apache Kafka, in network namespaces where links
-//! are cut. [`Given`] is a cluster that runs already and that its owner hurts.
+//! are hurt. [`Given`] is a cluster that runs already and that its owner hurts.
 //! `producers`, `transactions` and `consumers` remember everything into a history; so do
 //! `admins` and `committers`, who contend for topic names and committed offsets.
 
@@ -17,7 +17,6 @@ mod committers;
 mod consumers;
 mod given;
 mod kind;
-mod network;
 mod producers;
 mod progress;
 mod run;

@@ -17,7 +17,6 @@ pub mod damage;
 pub mod groups;
 pub mod kafka;
 pub mod ledger;
-pub mod network;
 pub mod plot;
 mod shared;
 pub mod wire;
@@ -29,8 +28,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use drave_durability::network::Network;
 use kafka::Kafka;
-use network::Network;
 pub use shared::{Target, shared};
 
 /// How long a cluster may take until every broker is there.
@@ -83,7 +82,7 @@ impl Cluster {
 
     /// Starts `count` brokers, each in its own part of a network, and waits until all of them are there.
     pub fn start_in(network: &Network, count: u16, flags: &[&str]) -> Cluster {
-        let places = (1..=i32::from(count)).map(|id| Place {
+        let places = (1..=u32::from(count)).map(|id| Place {
             client: format!("{}:9092", network.client_host(id)),
             peer: format!("{}:9093", network.peer_host(id)),
             http: "127.0.0.1:9094".to_owned(),

@@ -1,5 +1,10 @@
 //! Faults of the links between brokers; clients reach every broker all the time.
 
+use std::time::Duration;
+
+use drave_durability::network::Link;
+use tokio::time::sleep;
+
 use crate::durability::brokers::BROKERS;
 use crate::durability::stage::Stage;
 
@@ -11,6 +16,8 @@ pub(super) async fn isolate_leader(stage: &mut Stage<'_>) -> anyhow::Result<()> 
     cut(stage, name, &lost).await
 }
 
+/// Each of two brokers sees a majority, and not the same one. With three brokers a ring, in which everyone reaches its
+/// neighbours only, is this too.
 pub(super) async fn bridge(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let (leader, other) = (stage.leader().await?, stage.follower().await?);
     let name = format!("brokers {leader} and {other} can't reach each other");
@@ -25,15 +32,53 @@ pub(super) async fn one_way_loss(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     cut(stage, name, &lost).await
 }
 
+/// Loses one packet in ten between all brokers.
+pub(super) async fn lossy(stage: &mut Stage<'_>) -> anyhow::Result<()> {
+    let link = Link {
+        lost: 0.1,
+        ..Link::default()
+    };
+    let name = "one packet in ten between brokers is lost";
+    spoil(stage, name.to_owned(), link).await
+}
+
+/// Makes the way between all brokers as long as that between continents.
+pub(super) async fn slow(stage: &mut Stage<'_>) -> anyhow::Result<()> {
+    let link = Link {
+        delay: Duration::from_millis(50),
+        jitter: Duration::from_millis(20),
+        ..Link::default()
+    };
+    let name = "packets between brokers are under way for 30 to 70 ms";
+    spoil(stage, name.to_owned(), link).await
+}
+
+/// Makes all links like this for some seconds, and says what that did to packets.
+async fn spoil(stage: &mut Stage<'_>, name: String, link: Link) -> anyhow::Result<()> {
+    stage.begin(name);
+    let before = stage.brokers.network()?.all_traffic();
+    stage.brokers.network()?.set_all(link);
+    sleep(Duration::from_secs(10)).await;
+    let after = stage.brokers.network()?.all_traffic();
+    stage.brokers.network()?.set_all(Link::default());
+    stage.notes.push(format!(
+        "between brokers {} packets arrived, {} were lost, {} were dropped by full queues",
+        after.passed - before.passed,
+        after.lost - before.lost,
+        after.dropped - before.dropped,
+    ));
+    stage.mended().await
+}
+
 /// Loses what is sent from one broker to another, for these pairs and some seconds.
 async fn cut(stage: &mut Stage<'_>, name: String, lost: &[(u32, u32)]) -> anyhow::Result<()> {
     stage.begin(name);
     for (from, to) in lost {
-        stage.brokers.network()?.lose(*from, *to)?;
+        stage.brokers.network()?.set(*from, *to, Link::CUT);
     }
     stage.rest(8_000, 12_000).await;
     for (from, to) in lost {
-        stage.brokers.network()?.deliver(*from, *to)?;
+        stage.brokers.network()?.set(*from, *to, Link::default());
     }
     stage.mended().await
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use drave_durability::disk::Options;
+use drave_durability::network::Network;
 use tokio::time::sleep;
 
 use super::brokers::{BROKERS, Surroundings, disk};
-use super::network::Network;
 use super::stage::Stage;
 use super::wall_clock;
 
@@ -39,6 +39,10 @@ pub enum Scenario {
     Bridge,
     /// What the leader sends to the other brokers is lost; what they send arrives
     OneWayLoss,
+    /// One packet in ten between brokers is lost
+    LossyNetwork,
+    /// Packets between brokers are under way for 30 to 70 ms
+    SlowNetwork,
     /// A broker comes back with an empty disk
     WipedDisk,
     /// Bits are flipped in the files of a stopped broker
@@ -82,7 +86,11 @@ impl Scenario {
     pub(super) fn surroundings(self, disk: Options) -> Surroundings {
         let links = matches!(
             self,
-            Scenario::IsolateLeader | Scenario::Bridge | Scenario::OneWayLoss
+            Scenario::IsolateLeader
+                | Scenario::Bridge
+                | Scenario::OneWayLoss
+                | Scenario::LossyNetwork
+                | Scenario::SlowNetwork
         );
         let disks = matches!(
             self,
@@ -93,7 +101,7 @@ impl Scenario {
                 | Scenario::FullDisk
         );
         Surroundings {
-            links,
+            links: links.then_some(disk.seed),
             disks: disks.then_some(disk),
             clocks: self == Scenario::ClockJump,
         }
@@ -102,8 +110,8 @@ impl Scenario {
     /// Why it can't be played on this machine, if it can't.
     pub fn impossible_here(self) -> Option<String> {
         let needed = self.surroundings(Options::default());
-        let tried = if needed.links {
-            Network::new(BROKERS).map(drop)
+        let tried = if let Some(seed) = needed.links {
+            Network::new(BROKERS, seed).map(drop).map_err(Into::into)
         } else if needed.disks.is_some() {
             try_disk()
         } else if needed.clocks {
@@ -130,6 +138,8 @@ impl Scenario {
                 Scenario::IsolateLeader => links::isolate_leader(stage).await?,
                 Scenario::Bridge => links::bridge(stage).await?,
                 Scenario::OneWayLoss => links::one_way_loss(stage).await?,
+                Scenario::LossyNetwork => links::lossy(stage).await?,
+                Scenario::SlowNetwork => links::slow(stage).await?,
                 Scenario::WipedDisk => disks::wiped_disk(stage).await?,
                 Scenario::FlippedBits => disks::flipped_bits(stage).await?,
                 Scenario::PowerCut => disks::power_cut_leader(stage).await?,
