@@ -15,6 +15,8 @@ pub(super) struct Accumulator {
     pub(super) full: VecDeque<Open>,
     /// To be repeated, by sequence or order of sending.
     pub(super) repeat: BTreeMap<u64, Batch>,
+    /// The order after the last batch that ever had to be repeated.
+    repeated_end: u64,
     pub(super) not_before: Option<Instant>,
     /// Sent and not answered yet, by order.
     pub(super) under_way: BTreeSet<u64>,
@@ -51,6 +53,7 @@ impl Accumulator {
             open: None,
             full: VecDeque::new(),
             repeat: BTreeMap::new(),
+            repeated_end: 0,
             not_before: None,
             under_way: BTreeSet::new(),
             under_way_to: -1,
@@ -71,6 +74,12 @@ impl Accumulator {
         if let Some(not_before) = self.not_before.filter(|time| *time > now) {
             return Err(Some(not_before));
         }
+        // Its answer is awaited before anything follows a batch that is repeated: it may be on the
+        // partition already, and the leader knows only a producer's last few batches again.
+        let repeating = self.under_way.first();
+        if repeating.is_some_and(|order| *order < self.repeated_end) {
+            return Err(None);
+        }
         if !self.repeat.is_empty() {
             return if self.under_way.is_empty() {
                 Ok(())
@@ -90,11 +99,67 @@ impl Accumulator {
         }
     }
 
+    /// Has a batch sent again, once nothing else is under way.
+    pub(super) fn repeat(&mut self, batch: Batch) {
+        self.repeated_end = self.repeated_end.max(batch.order + 1);
+        self.repeat.insert(batch.order, batch);
+    }
+
     /// Whether a batch sent before this one has not arrived yet, as far as is
     /// known: answers may be seen in another order than they were given.
     pub(super) fn follows_another(&self, order: u64) -> bool {
         let earlier = ..order;
         self.repeat.range(earlier).next().is_some()
             || self.under_way.range(earlier).next().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(order: u64) -> Batch {
+        Batch {
+            partition: 0,
+            order,
+            buffered: 0,
+            bytes: Bytes::new(),
+            appended_at: Vec::new(),
+        }
+    }
+
+    /// With more records to send, and batches 0 to 2 answered or to be repeated.
+    fn accumulator(now: Instant) -> Accumulator {
+        let mut accumulator = Accumulator::new(1);
+        accumulator.introduced = true;
+        accumulator.under_way_to = 1;
+        accumulator.sent = 3;
+        accumulator.full.push_back(Open {
+            builder: BatchBuilder::with_capacity(0),
+            buffered: 0,
+            appended_at: vec![now],
+        });
+        accumulator
+    }
+
+    #[test]
+    fn nothing_new_overtakes_a_batch_that_is_repeated() {
+        let now = Instant::now();
+        let ready = |accumulator: &Accumulator| accumulator.ready(now, Duration::ZERO);
+        let mut accumulator = accumulator(now);
+        assert_eq!(ready(&accumulator), Ok(()));
+        accumulator.under_way.insert(2);
+        assert_eq!(ready(&accumulator), Ok(()), "several are under way");
+        accumulator.repeat(batch(1));
+        assert_eq!(ready(&accumulator), Err(None), "until all are answered");
+        accumulator.under_way.clear();
+        assert_eq!(ready(&accumulator), Ok(()));
+        let repeated = accumulator.repeat.pop_first().expect("batch 1").0;
+        accumulator.under_way.insert(repeated);
+        assert_eq!(ready(&accumulator), Err(None), "until it is answered");
+        accumulator.under_way.clear();
+        assert_eq!(ready(&accumulator), Ok(()));
+        accumulator.under_way.insert(3);
+        assert_eq!(ready(&accumulator), Ok(()), "several again");
     }
 }

@@ -289,7 +289,7 @@ impl Sender {
             accumulator.not_before = Some(Instant::now() + REFRESH_PAUSE);
             // Nothing goes to the old leader before it is known to be the new one too.
             accumulator.leader = -1;
-            accumulator.repeat.insert(batch.order, batch);
+            accumulator.repeat(batch);
             *state.repeated.entry(error.kind()).or_default() += 1;
             drop(state);
             self.refresh();
