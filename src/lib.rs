@@ -21,5 +21,6 @@ pub mod metadata;
 pub mod metrics;
 pub mod node;
 pub mod partition;
+mod planted;
 pub mod protocol;
 pub mod server;

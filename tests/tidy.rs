@@ -81,3 +81,21 @@ fn nothing_is_left_unfinished() {
         assert_absent(folder, |_| true, &marks);
     }
 }
+
+/// A build that has a bug on purpose, or could be told to, is for tests/planted_bugs.rs only.
+#[test]
+fn no_bug_on_purpose_is_in_what_ships() {
+    let binary = fs::read(env!("CARGO_BIN_EXE_drave")).expect("the built binary");
+    for word in [
+        "DRAVE_PLANTED_BUG",
+        "acknowledge-before-sync",
+        "forget-vote",
+        "read-uncommitted",
+        "forget-producers",
+    ] {
+        let found = binary
+            .windows(word.len())
+            .any(|bytes| bytes == word.as_bytes());
+        assert_eq!(found, cfg!(feature = "planted-bugs"), "{word}");
+    }
+}

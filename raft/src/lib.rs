@@ -23,6 +23,7 @@ mod net;
 mod node;
 mod notices;
 mod nudge;
+pub mod planted;
 pub mod proposal;
 mod repairs;
 pub mod runtime;

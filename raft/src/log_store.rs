@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::blocking;
 use crate::config::Types;
 use crate::entry::{EntryId, LogEntry, entry_id};
+use crate::planted;
 use crate::repairs::{Life, Repairs};
 use crate::types::Leadership;
 use crate::wire::{self, RaftVote};
@@ -55,6 +56,7 @@ impl GroupLog {
         state: &GroupState,
     ) -> Result<Self, String> {
         let vote = state.vote.as_deref().map(wire::decode_vote).transpose()?;
+        let vote = vote.filter(|_| !planted::FORGET_VOTE.is_planted());
         let head = Head {
             purged: state.purged,
             last: state.last,

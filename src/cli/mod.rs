@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::Cluster;
+use crate::planted;
 
 /// A replicated log service that speaks Kafka's protocol.
 #[derive(Parser)]
@@ -83,17 +84,8 @@ impl Connect {
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Server(args) => server::run(args),
-        Command::Up(args) => client(up::up(args)),
-        Command::Down(args) => client(up::down(args)),
-        Command::Topic(command) => client(topic::run(command)),
-        Command::Produce(args) => client(produce::run(args)),
-        Command::Consume(args) => client(consume::run(args)),
-        Command::Cluster(command) => client(cluster::run(command)),
-        Command::Group(command) => client(group::run(command)),
-        Command::Bench(command) => bench::run(command),
-    };
+    let command = Cli::parse().command;
+    let outcome = planted::check().and_then(|()| run(command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -105,6 +97,20 @@ pub fn main() -> ExitCode {
             drop(writeln!(std::io::stderr(), "error: {line}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Server(args) => server::run(args),
+        Command::Up(args) => client(up::up(args)),
+        Command::Down(args) => client(up::down(args)),
+        Command::Topic(command) => client(topic::run(command)),
+        Command::Produce(args) => client(produce::run(args)),
+        Command::Consume(args) => client(consume::run(args)),
+        Command::Cluster(command) => client(cluster::run(command)),
+        Command::Group(command) => client(group::run(command)),
+        Command::Bench(command) => bench::run(command),
     }
 }
 

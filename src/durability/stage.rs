@@ -61,6 +61,14 @@ impl Stage<'_> {
         });
     }
 
+    /// Another fault takes the place of the last one.
+    pub(super) fn turns_into(&mut self, name: String) {
+        if let Some(fault) = self.faults.last_mut() {
+            fault.until_us = self.clock.now_us();
+        }
+        self.begin(name);
+    }
+
     /// The last fault is over: what it hurt works, and replicas have caught up.
     pub(super) async fn mended(&mut self) -> anyhow::Result<()> {
         self.settled().await?;
@@ -73,14 +81,24 @@ impl Stage<'_> {
 
     /// The broker that leads partition 0.
     pub(super) async fn leader(&self) -> anyhow::Result<u32> {
+        self.leader_of(<[i32]>::first).await
+    }
+
+    /// The broker that leads the last partition. A new drave cluster has its metadata led by the one that leads
+    /// partition 0: where there are several partitions, this is another one.
+    pub(super) async fn last_leader(&self) -> anyhow::Result<u32> {
+        self.leader_of(<[i32]>::last).await
+    }
+
+    async fn leader_of(&self, choose: fn(&[i32]) -> Option<&i32>) -> anyhow::Result<u32> {
         let deadline = Instant::now() + LEADER_WITHIN;
         loop {
             if let Ok(leaders) = self.cluster.leaders(self.topic, false).await
-                && let Some(leader) = leaders.first().filter(|leader| **leader > 0)
+                && let Some(leader) = choose(&leaders).filter(|leader| **leader > 0)
             {
                 return Ok(*leader as u32);
             }
-            ensure!(Instant::now() < deadline, "partition 0 has no leader");
+            ensure!(Instant::now() < deadline, "a partition has no leader");
             sleep(PAUSE).await;
         }
     }

@@ -17,6 +17,7 @@ use super::epochs::Epochs;
 use super::index::{DeadBatches, Keys, OffsetIndex, Position};
 use super::producers::{Producers, Refusal, Verdict};
 use super::view::{Latest, PartitionView, Shared};
+use crate::planted;
 
 const CHECKPOINT_VERSION: u8 = 1;
 
@@ -188,7 +189,12 @@ impl StateMachine for PartitionMachine {
         // Kafka's epochs are 31 bits wide; at one election a second that is 68 years.
         let epoch = i32::try_from(entry.term).unwrap_or(i32::MAX);
         let next_offset = shared.next_offset;
-        self.leader_changed |= shared.epochs.observe(epoch, next_offset);
+        if shared.epochs.observe(epoch, next_offset) {
+            self.leader_changed = true;
+            if planted::FORGET_PRODUCERS.is_planted() {
+                self.producers = Producers::default();
+            }
+        }
         let reply: Reply = match entry.command {
             Some(command) if command::is_append(command.tag) => {
                 Box::new(self.append(&mut shared, entry.index, command.stamp, &command.payload))

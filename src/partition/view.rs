@@ -9,6 +9,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::epochs::Epochs;
 use super::index::{DeadRange, OffsetIndex, Position};
 use super::wait::Waiters;
+use crate::planted;
 
 /// The batch with the latest timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +105,14 @@ impl PartitionView {
     /// Where to start reading `offset`.
     pub fn start(&self, offset: i64) -> Start {
         let shared = self.read();
+        let (mut applied_end, mut high_watermark) = (shared.applied_end, shared.next_offset);
+        if planted::READ_UNCOMMITTED.is_planted() {
+            (applied_end, high_watermark) = (u64::MAX, i64::MAX);
+        }
         Start {
             position: shared.index.position(offset),
-            applied_end: shared.applied_end,
-            high_watermark: shared.next_offset,
+            applied_end,
+            high_watermark,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod durations;
 pub mod engine;
 pub mod log;
 pub mod memory;
+pub mod planted;
 
 mod blob_files;
 mod damage;

@@ -43,6 +43,8 @@ pub enum Scenario {
     LossyNetwork,
     /// Packets between brokers are under way for 30 to 70 ms
     SlowNetwork,
+    /// Brokers that elected another leader, and crashed, come back to the one that was cut off
+    OldLeaderReturns,
     /// A broker comes back with an empty disk
     WipedDisk,
     /// Bits are flipped in the files of a stopped broker
@@ -91,6 +93,7 @@ impl Scenario {
                 | Scenario::OneWayLoss
                 | Scenario::LossyNetwork
                 | Scenario::SlowNetwork
+                | Scenario::OldLeaderReturns
         );
         let disks = matches!(
             self,
@@ -140,6 +143,7 @@ impl Scenario {
                 Scenario::OneWayLoss => links::one_way_loss(stage).await?,
                 Scenario::LossyNetwork => links::lossy(stage).await?,
                 Scenario::SlowNetwork => links::slow(stage).await?,
+                Scenario::OldLeaderReturns => links::old_leader_returns(stage).await?,
                 Scenario::WipedDisk => disks::wiped_disk(stage).await?,
                 Scenario::FlippedBits => disks::flipped_bits(stage).await?,
                 Scenario::PowerCut => disks::power_cut_leader(stage).await?,
