@@ -151,13 +151,13 @@ fn cut_off_leaders_power_cuts_and_clocks_that_jump_lose_nothing() {
             serde_json::json!([]),
             "{name}"
         );
-        // The cut lasts 8 s at least: other leaders take over before it is over.
         let faults = &scenario["availability"]["faults"];
-        let worst = faults[0]["outage"]["worst_us"].as_u64().expect("an outage");
-        assert!(
-            name != "isolate-leader" || worst < 6_000_000,
-            "{name}: {worst} µs"
-        );
+        let worst_us = faults[0]["outage"]["worst_us"].as_u64();
+        if name == "isolate-leader" {
+            // The cut lasts 8 s at least: other leaders take over before it is over.
+            let worst_us = worst_us.expect("an outage");
+            assert!(worst_us < 6_000_000, "{worst_us} µs");
+        }
     }
 }
 
